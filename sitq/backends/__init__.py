@@ -1,0 +1,1 @@
+"""Backends: the durable store of a queue."""

@@ -1,0 +1,307 @@
+"""The contract of a backend: what every durable store keeps, in prose and types.
+
+One suite, ``tests/contracts``, holds every implementation to it.
+
+Rules for every verb
+--------------------
+* A verb is one transaction, is safe to repeat, and holds none open over an await of user code.
+* When it returns, its change is durable ("acked"). When it raises, nothing of it was written.
+* It may be called from any event loop of the process; backends belong to no loop.
+* A backend never unpickles. It seals payloads when it stores them, since the seal binds the row number.
+* Row numbers only grow and are never used again.
+* Any number of queues and workers share one backend: ``open`` and ``close`` are counted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from sitq.identity import PublicIds
+from sitq.models import (
+    AttemptRow,
+    BatchRow,
+    Claim,
+    Completion,
+    Counts,
+    FailureGroup,
+    Filter,
+    NewBatch,
+    NewTasks,
+    ResultRow,
+    SessionRow,
+    StoredFunction,
+    TaskRow,
+    Version,
+    Waits,
+)
+from sitq.sealing import Sealer
+
+
+class Change(NamedTuple):
+    """Tasks that entered a state, in this process or another."""
+
+    state: int  # stored number of the state; CANCELLING: a cancel is on its way
+    numbers: Sequence[int]
+
+
+#: A gap: so many changes passed that they cannot be told one by one. Readers look at everything again.
+GAP = Change(-1, ())
+
+
+@dataclass(eq=False)
+class Claimer:
+    """A worker that takes what its free slots allow, as it comes.
+
+    The backend counts ``free`` down with each claim and up with what is completed or given back, in the transaction
+    itself: so no session ever holds more than its slots.
+    """
+
+    session: int
+    lanes: tuple[str, ...]
+    free: int  # slots without a claim
+    deliver: Callable[[list[Claim]], None]  # called from any thread
+    busy: int = 0  # slots with one
+    alone: bool = False  # holds a task that lost a worker before: nothing beside it
+    paused: bool = False
+    turn: int = 0  # which lane is first
+
+
+class Beat(NamedTuple):
+    """What a beat found."""
+
+    lost: list[int]  # our sessions that others declared dead
+    cancelling: list[int]  # tasks of ours that somebody cancelled
+
+
+class Heart(Protocol):
+    """A door of its own for the thread that beats: opened, used and closed there, never waiting for others."""
+
+    def beat(self, sessions: Sequence[int]) -> Beat:
+        """Add 1 to the beat of each session; check that the store is still where it was."""
+
+    def living(self) -> list[SessionRow]:
+        """Return the sessions that have not ended."""
+
+    def rescue(self, sessions: Sequence[int]) -> None:
+        """Declare sessions dead. Their tasks go back to pending with one more loss, or fail past the limit."""
+
+    def end(self, sessions: Sequence[int]) -> None:
+        """End sessions of ours whose owner is gone; what they have claimed is released."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a change by another process. A hint: spurious and missed wakes are allowed."""
+
+    def publish(self) -> None:
+        """Tell the listeners what other processes changed since the last time."""
+
+    def wake(self) -> None:
+        """End a wait, from any thread."""
+
+    def close(self) -> None:
+        """Close the door."""
+
+
+class Backend(ABC):
+    """The durable store of a queue.
+
+    Attributes
+    ----------
+    sealer : Sealer
+        Signs and checks the payloads.
+    ids : PublicIds
+        Row numbers to public ids and back.
+    listeners : set of callables
+        Each is called with a list of :class:`Change` after a commit, from any thread; it must not wait.
+    where : str
+        Path or URL, without passwords.
+    """
+
+    sealer: Sealer
+    ids: PublicIds
+    where: str
+    lease_s: float
+
+    def __init__(self) -> None:
+        self.listeners: set[Callable[[list[Change]], None]] = set()
+
+    # ---- life ----
+    @abstractmethod
+    async def open(self) -> None:
+        """Create or migrate, and connect; the first of several opens does it. Refuses a newer schema."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back one open; the last one disconnects."""
+
+    @abstractmethod
+    def heart(self) -> Heart:
+        """Return a door for the thread that beats; called in that thread."""
+
+    @abstractmethod
+    async def register(self, session: SessionRow) -> int:
+        """Store a session, and return its number."""
+
+    @abstractmethod
+    async def end(self, session: int) -> None:
+        """End a session; what it has claimed goes back to pending, uncharged."""
+
+    @abstractmethod
+    def end_at_exit(self, sessions: Sequence[int], timeout: float) -> None:
+        """Do the same from an exit handler, waiting for so many seconds at most."""
+
+    # ---- enqueue ----
+    @abstractmethod
+    async def enqueue(self, tasks: NewTasks) -> list[int]:
+        """Store tasks, all or none, numbers in input order; a task whose key exists returns the existing number."""
+
+    @abstractmethod
+    async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
+        """Store an object that many tasks use, once per content."""
+
+    @abstractmethod
+    async def create_batch(self, batch: NewBatch) -> tuple[int, int]:
+        """Store a batch and its first version; return both numbers. A name that exists is BatchExists."""
+
+    @abstractmethod
+    async def drop_batch(self, batch: int) -> None:
+        """Remove a batch whose map did not come to its end, with its tasks."""
+
+    # ---- work ----
+    @abstractmethod
+    async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:
+        """Claim up to n tasks: pending, due, not waiting for anything; by priority, then in order; attempt + 1.
+
+        No task goes to two claimers. A task with a loss comes alone, after the others.
+        """
+
+    @abstractmethod
+    def attach(self, claimer: Claimer) -> None:
+        """Claim for this worker from now on whenever it has free slots and there are tasks."""
+
+    @abstractmethod
+    def detach(self, claimer: Claimer) -> None:
+        """Claim nothing more for this worker. What was claimed before is still delivered."""
+
+    @abstractmethod
+    def more(self, claimer: Claimer, slots: int) -> None:
+        """Give a claimer more (or with a negative number fewer) free slots, and look for tasks; 0 only looks."""
+
+    @abstractmethod
+    async def complete(
+        self, session: int, completions: Sequence[Completion], claimer: Claimer | None = None, freed: int = 0
+    ) -> list[bool]:
+        """Store how attempts ended, and return which were accepted.
+
+        Fenced: counts only where session, attempt and state still match. A repeat changes nothing and is accepted.
+        The claimer gets ``freed`` slots back, and its next tasks in the same transaction.
+        """
+
+    @abstractmethod
+    async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
+        """Give claims (number, attempt) back: pending again, no budget charged; their slots are free."""
+
+    # ---- steering: each returns the number of tasks changed ----
+    @abstractmethod
+    async def cancel(self, tasks: Filter) -> int:
+        """Cancel: pending tasks at once, processing ones are flagged, final ones skipped."""
+
+    @abstractmethod
+    async def retry(self, tasks: Filter) -> int:
+        """Put failed and cancelled tasks back to pending with fresh budgets; the old attempt is kept."""
+
+    @abstractmethod
+    async def prioritize(self, tasks: Filter, priority: int) -> int:
+        """Change the priority of pending tasks."""
+
+    @abstractmethod
+    async def hold(self, tasks: Filter, why: Waits, on: bool) -> int:
+        """Hold pending tasks, or let them go."""
+
+    @abstractmethod
+    async def hold_left(self, lane: str) -> int:
+        """Hold the pending tasks that ended notebook sessions enqueued."""
+
+    @abstractmethod
+    async def pause(self, lane: str | None, on: bool) -> bool:
+        """Set or clear the durable flag that stops claims on a lane (None: every lane). True: it was changed."""
+
+    @abstractmethod
+    async def purge(self, tasks: Filter, before: int | None = None) -> int:
+        """Delete final tasks that finished before a time (µs in UTC), in bounded transactions; never a live one."""
+
+    # ---- reading ----
+    @abstractmethod
+    async def function(self, number: int) -> StoredFunction:
+        """Return a function, sealed."""
+
+    @abstractmethod
+    async def version(self, number: int) -> Version:
+        """Return a batch's version."""
+
+    @abstractmethod
+    async def shared(self, digest: bytes) -> bytes:
+        """Return a shared object, sealed."""
+
+    @abstractmethod
+    async def results(self, numbers: Sequence[int]) -> list[ResultRow]:
+        """Return these tasks with how they ended; those that have not ended yet say so by their state.
+
+        Unknown numbers are absent; the order is any. One call serves ten thousand waiters.
+        """
+
+    @abstractmethod
+    async def states(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Return the states of these tasks; unknown numbers are absent."""
+
+    @abstractmethod
+    async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
+        """Return records in order of their numbers, behind a number: keyset paging."""
+
+    @abstractmethod
+    async def numbers(self, tasks: Filter) -> list[int]:
+        """Return the numbers of tasks; of a batch in the order of its rows."""
+
+    @abstractmethod
+    async def attempts(self, number: int) -> list[AttemptRow]:
+        """Return all attempts of a task, oldest first."""
+
+    @abstractmethod
+    async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
+        """Count tasks by state; its cost does not depend on how many there are."""
+
+    @abstractmethod
+    async def held(self, lane: str | None = None, batch: int | None = None) -> int:
+        """Count pending tasks that are held."""
+
+    @abstractmethod
+    async def failures(self, batch: int, limit: int) -> list[FailureGroup]:
+        """Group the failures of a batch by type, most frequent first; ``task_id`` is public."""
+
+    @abstractmethod
+    async def span(self, batch: int) -> float | None:
+        """Return the seconds from the first start to the last end of a batch's tasks; None before there is an end."""
+
+    @abstractmethod
+    async def batches(self, lane: str | None = None) -> list[BatchRow]:
+        """Return the batches, newest first."""
+
+    @abstractmethod
+    async def find_batch(self, name: str) -> BatchRow | None:
+        """Return the batch of this name."""
+
+    @abstractmethod
+    async def sessions(self) -> list[SessionRow]:
+        """Return the sessions that have not ended."""
+
+    @abstractmethod
+    async def paused(self, lane: str) -> bool:
+        """Whether a lane is paused."""
+
+
+def tell(listeners: Iterable[Callable[[list[Change]], None]], changes: list[Change]) -> None:
+    """Hand changes to every listener."""
+    for listener in tuple(listeners):
+        listener(changes)

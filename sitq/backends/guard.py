@@ -1,0 +1,129 @@
+"""The file guard: keeps a database's WAL alive while the notebook itself opens or copies the file.
+
+SQLite's own locks are POSIX locks, and those belong to the process: any ``open(db).read()`` or ``shutil.copy`` of the
+notebook drops them all at its close. The next process that closes the database then believes to be the last one and
+deletes the WAL with everything that was acked into it. Open-file-description locks belong to a descriptor and survive
+that, so the guard holds read locks of that kind on the very bytes SQLite looks at.
+
+Closing any own descriptor of the file would drop this process's POSIX locks as well. So there is one guard per process
+and file, shared by all backends on it, and its descriptors are closed last.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+
+from sitq.errors import BackendMoved
+
+try:
+    import fcntl
+except ImportError:  # Windows: files that are open cannot be deleted there, so nothing needs guarding
+    fcntl = None  # type: ignore[assignment]
+
+SHARED_FIRST = 0x40000002  # SQLite's "shared" lock range in the database file
+SHARED_SIZE = 510
+DEAD_MAN_SWITCH = 128  # the byte of the -shm file that says somebody is connected
+WAL_INDEX_HEADER = 48  # bytes at the head of -shm that change with every commit
+
+_guards: dict[tuple[int, int], FileGuard] = {}
+_lock = threading.Lock()
+
+
+class FileGuard:
+    """Holds the locks of one database file, and knows whether it is still where it was."""
+
+    def __init__(self, path: Path, wal: bool):
+        self.path = str(path)
+        self.users = 0
+        self.journal_is_wal = wal
+        self._wal_path = f"{path}-wal"
+        self._database = os.open(path, os.O_RDONLY)
+        self._shm: int | None = None
+        self.identity = _identity(os.fstat(self._database))
+        self._wal_identity: tuple[int, int] | None = None
+        if wal:
+            self._shm = os.open(f"{path}-shm", os.O_RDONLY)
+            self._wal_identity = _identity(os.stat(self._wal_path))
+            self._set_locks("F_RDLCK")
+
+    def check(self) -> None:
+        """Raise BackendMoved unless database and WAL are the files that were opened."""
+        try:
+            if _identity(os.stat(self.path)) != self.identity:
+                raise BackendMoved(f"{self.path} was replaced by another file while it was open. {ADVICE}")
+        except FileNotFoundError:
+            raise BackendMoved(f"{self.path} was deleted or moved while it was open. {ADVICE}") from None
+        if self._wal_identity is not None:
+            try:
+                if _identity(os.stat(self._wal_path)) != self._wal_identity:
+                    raise BackendMoved(f"{self._wal_path} was replaced while it was open. {ADVICE}")
+            except FileNotFoundError:
+                raise BackendMoved(f"{self._wal_path} was deleted while it was open. {ADVICE}") from None
+
+    def stamp(self) -> bytes:
+        """Return bytes that differ after every commit of any process: no SQL, no lock, one read of a mapped page.
+
+        With a WAL it is the head of the wal-index, else the change counter of the database header
+        (sqlite.org/walformat.html, section 2.1; sqlite.org/fileformat.html, section 1.3.7).
+        """
+        if self._shm is not None:
+            return os.pread(self._shm, WAL_INDEX_HEADER, 0)
+        return os.pread(self._database, 4, 24)
+
+    def _set_locks(self, kind: str) -> None:
+        if fcntl is None or not sys.platform.startswith("linux"):
+            return
+        for descriptor, start, length in (
+            (self._database, SHARED_FIRST, SHARED_SIZE),
+            (self._shm, DEAD_MAN_SWITCH, 1),
+        ):
+            # struct flock: type, whence, start, length, pid
+            fcntl.fcntl(
+                descriptor,  # type: ignore[arg-type]  # never None with a WAL
+                fcntl.F_OFD_SETLK,
+                struct.pack("hhqqi4x", getattr(fcntl, kind), os.SEEK_SET, start, length, 0),
+            )
+
+    def unlock(self) -> None:
+        """Drop the locks, so that SQLite's last close may tidy up."""
+        if self._shm is not None:
+            self._set_locks("F_UNLCK")
+
+    def close_descriptors(self) -> None:
+        """Close the descriptors; only after all connections are closed."""
+        os.close(self._database)
+        if self._shm is not None:
+            os.close(self._shm)
+
+
+ADVICE = "What was acked before is in the old file, if that still exists; restore it, then open the queue again."
+
+
+def acquire(path: Path, wal: bool) -> FileGuard:
+    """Return the guard of a file that is open in SQLite already."""
+    with _lock:
+        identity = _identity(os.stat(path))
+        guard = _guards.get(identity)
+        if guard is None:
+            guard = _guards[identity] = FileGuard(path, wal)
+        guard.users += 1
+        return guard
+
+
+def release(guard: FileGuard) -> bool:
+    """Give a guard back, before closing connections. True: its last user, who closes its descriptors after them."""
+    with _lock:
+        guard.users -= 1
+        if guard.users:
+            return False
+        _guards.pop(guard.identity, None)
+        guard.unlock()
+        return True
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino

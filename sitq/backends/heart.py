@@ -1,0 +1,124 @@
+"""The heart's door to a SQLite database: a tiny connection of its own, used in the thread that beats."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sitq.backends import queries
+from sitq.backends.base import GAP, Beat, Change
+from sitq.backends.connecting import connect, patiently
+from sitq.backends.guard import FileGuard
+from sitq.backends.operations import unpack_numbers
+from sitq.models import PENDING, SessionRow
+
+FIRST_POLL_S = 0.005  # after activity
+IDLE_POLL_S = 0.2  # when nothing happens
+
+
+class SQLiteHeart:
+    """Beats, and notices what other processes change.
+
+    Parameters
+    ----------
+    path : Path
+        The database.
+    guard : FileGuard
+        Tells where the file is, and whether anybody committed.
+    source : int
+        Marks the changes of our own backend, which need not be told again.
+    publish : callable
+        Takes the list of changes of other processes.
+    rescue, end : callables
+        Hand the verb to the writer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        guard: FileGuard,
+        source: int,
+        publish: Callable[[list[Change]], None],
+        rescue: Callable[[Sequence[int]], None],
+        end: Callable[[Sequence[int]], None],
+    ):
+        self._connection = connect(path, checkpoints=False)
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # a lost beat is no lost promise
+        self._guard = guard
+        self._source = source
+        self._publish = publish
+        self.rescue = rescue
+        self.end = end
+        self._woken = threading.Event()
+        self._stamp = guard.stamp()
+        self._poll_s = IDLE_POLL_S
+        self._mark = self._connection.execute(queries.CHANGES_BOUNDS).fetchone()[1]
+        self._last_task = self._connection.execute(queries.LAST_TASK).fetchone()[0]
+
+    def beat(self, sessions: Sequence[int]) -> Beat:
+        """Add 1 to the beat of each session; check that the file is still where it was."""
+        self._guard.check()
+        listed = json.dumps(list(sessions))
+        alive = {
+            row[0]
+            for row in patiently(
+                lambda: self._connection.execute(
+                    "UPDATE sessions SET beat = beat + 1 WHERE ended IS NULL"
+                    " AND number IN (SELECT value FROM json_each(?)) RETURNING number",
+                    (listed,),
+                ).fetchall()
+            )
+        }
+        cancelling = self._connection.execute(
+            "SELECT number FROM tasks WHERE state = 1 AND cancelling AND session IN (SELECT value FROM json_each(?))",
+            (listed,),
+        ).fetchall()
+        return Beat([s for s in sessions if s not in alive], [row[0] for row in cancelling])
+
+    def living(self) -> list[SessionRow]:
+        """Return the sessions that have not ended."""
+        return [SessionRow._make(row) for row in self._connection.execute(queries.SESSIONS).fetchall()]
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a commit of anybody, looking at the file's stamp: no SQL, and no lock."""
+        deadline = time.monotonic() + timeout
+        while True:
+            stamp = self._guard.stamp()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._poll_s = FIRST_POLL_S
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0 or self._woken.wait(min(left, self._poll_s)):
+                self._woken.clear()
+                return False
+            self._poll_s = min(self._poll_s * 1.2, IDLE_POLL_S)
+
+    def publish(self) -> None:
+        """Tell what other processes changed since the last time."""
+        changes: list[Change] = []
+        rows = self._connection.execute(queries.CHANGES, (self._mark,)).fetchall()
+        if rows:
+            if rows[0][0] != self._mark + 1:
+                changes.append(GAP)
+            changes += [
+                Change(state, unpack_numbers(blob)) for _, source, state, blob in rows if source != self._source
+            ]
+            self._mark = rows[-1][0]
+        last = self._connection.execute(queries.LAST_TASK).fetchone()[0]
+        if last > self._last_task:
+            changes.append(Change(PENDING, range(self._last_task + 1, last + 1)))  # ours among them: a hint too many
+            self._last_task = last
+        if changes:
+            self._publish(changes)
+
+    def wake(self) -> None:
+        """End a wait, from any thread."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

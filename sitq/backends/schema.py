@@ -1,0 +1,223 @@
+"""The tables of a SQLite database, and how an older file becomes a newer one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from sitq.errors import NotASitqDatabase, SchemaTooNew
+
+APPLICATION_ID = 0x73697471  # "sitq"
+VERSION = 1
+
+# The order of a task's columns is small and often read first, payloads last: SQLite reads a row from its head.
+TABLES = """
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE lanes (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    paused INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO lanes (number, name) VALUES (1, 'default');
+
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    token TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    host TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid_namespace INTEGER NOT NULL,
+    pid INTEGER NOT NULL,
+    start_ticks INTEGER NOT NULL,
+    concurrency INTEGER NOT NULL,
+    beat INTEGER NOT NULL DEFAULT 0,
+    started_at INTEGER NOT NULL,
+    made_with TEXT NOT NULL,
+    ended TEXT
+);
+CREATE INDEX sessions_living ON sessions (number) WHERE ended IS NULL;
+
+-- A function once per content, with its text.
+CREATE TABLE functions (
+    number INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    module TEXT NOT NULL,
+    coroutine INTEGER NOT NULL,
+    made_with TEXT NOT NULL,
+    source TEXT,
+    sealed BLOB NOT NULL
+);
+
+-- Objects that many tasks use, once per content.
+CREATE TABLE shared (
+    digest BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    sealed BLOB NOT NULL
+);
+
+CREATE TABLE batches (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT UNIQUE,
+    lane INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    acked INTEGER NOT NULL DEFAULT 0  -- 1: its map wrote its last row
+);
+
+-- The code of a batch. A batch has one, until its code changes.
+CREATE TABLE versions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    batch INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    function INTEGER NOT NULL,
+    fixed TEXT NOT NULL,
+    record_result INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (batch, ordinal)
+);
+
+-- The task row is its last attempt.
+CREATE TABLE tasks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    state INTEGER NOT NULL DEFAULT 0,
+    waits INTEGER NOT NULL DEFAULT 0,
+    cancelling INTEGER NOT NULL DEFAULT 0,
+    lane INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    origin INTEGER NOT NULL,  -- session that enqueued it
+    session INTEGER,  -- session of its last claim
+    attempt INTEGER NOT NULL DEFAULT 0,
+    losses INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    function INTEGER NOT NULL,
+    batch INTEGER NOT NULL DEFAULT 0,  -- 0: none
+    position INTEGER,
+    version INTEGER,
+    enqueued_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    duration_s REAL,
+    run_at INTEGER,
+    timeout_s REAL,
+    retry TEXT,
+    key TEXT,
+    name TEXT,
+    tags TEXT,
+    identity BLOB,  -- of its parameters, in a named batch
+    occurrence INTEGER,  -- n-th task of equal parameters
+    error_type TEXT,
+    error TEXT,
+    params TEXT,
+    fields TEXT,
+    traceback TEXT,
+    arguments BLOB,  -- sealed; NULL: in payloads
+    value BLOB  -- sealed; NULL with a completed task: in payloads
+);
+CREATE INDEX tasks_claimable ON tasks (lane, priority DESC, number) WHERE state = 0 AND waits = 0;
+CREATE INDEX tasks_processing ON tasks (session) WHERE state = 1;
+CREATE INDEX tasks_scheduled ON tasks (run_at) WHERE state = 0 AND waits & 1;
+CREATE INDEX tasks_waiting ON tasks (batch, lane) WHERE state = 0 AND waits <> 0;
+CREATE INDEX tasks_lossy ON tasks (lane, priority DESC, number) WHERE state = 0 AND losses > 0;
+CREATE INDEX tasks_failed ON tasks (batch, error_type) WHERE state = 3;
+CREATE INDEX tasks_of_batch ON tasks (batch, position) WHERE batch <> 0;
+CREATE INDEX tasks_by_identity ON tasks (batch, identity, occurrence) WHERE identity IS NOT NULL;
+CREATE UNIQUE INDEX tasks_by_key ON tasks (key) WHERE key IS NOT NULL;
+
+-- Payloads too large for a task row.
+CREATE TABLE payloads (
+    task INTEGER NOT NULL,
+    kind INTEGER NOT NULL,  -- 0 arguments, 1 value
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (task, kind)
+);
+
+-- An attempt that another one followed.
+CREATE TABLE attempts (
+    task INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    ended TEXT NOT NULL,
+    session INTEGER,
+    started_at INTEGER,
+    finished_at INTEGER,
+    duration_s REAL,
+    error_type TEXT,
+    error TEXT,
+    traceback TEXT,
+    value BLOB,
+    PRIMARY KEY (task, attempt)
+);
+
+CREATE TABLE dependencies (
+    task INTEGER NOT NULL,
+    needs INTEGER NOT NULL,
+    if_failed TEXT NOT NULL,
+    PRIMARY KEY (task, needs)
+) WITHOUT ROWID;
+CREATE INDEX dependencies_back ON dependencies (needs);
+
+-- What cannot be derived in no time: added and finals by lane and batch. For lone tasks of the first lane `added` is
+-- derived, since row numbers are dense: an enqueue then touches no counter.
+CREATE TABLE counts (
+    lane INTEGER NOT NULL,
+    batch INTEGER NOT NULL,
+    added INTEGER NOT NULL DEFAULT 0,
+    removed INTEGER NOT NULL DEFAULT 0,
+    completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    cancelled INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (lane, batch)
+) WITHOUT ROWID;
+INSERT INTO counts (lane, batch) VALUES (1, 0);
+
+-- State changes, one row for each state and transaction; new pending tasks show by their row numbers.
+CREATE TABLE changes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL,  -- which open backend wrote it
+    state INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    tasks BLOB NOT NULL  -- row numbers, 8 bytes each
+);
+"""
+
+
+def migrate(connection: sqlite3.Connection, where: str) -> None:
+    """Create the tables, or bring an older schema up to date, in one transaction that the caller has begun.
+
+    Raises
+    ------
+    NotASitqDatabase
+        The file belongs to another program.
+    SchemaTooNew
+        It was written by a newer sitq.
+    """
+    if refuse_foreign(connection, where):
+        return
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute("INSERT INTO meta (name, value) VALUES ('database_id', ?)", (os.urandom(16),))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def refuse_foreign(connection: sqlite3.Connection, where: str) -> bool:
+    """Refuse what is not ours. True: the tables are there; False: the file is empty."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application == APPLICATION_ID:
+        if version > VERSION:
+            raise SchemaTooNew(
+                f"{where} has schema {version}; this sitq knows {VERSION} and earlier: install a newer one"
+            )
+        return True
+    if application or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise NotASitqDatabase(
+            f"{where} is another program's SQLite file; nothing was added to it. Choose another path"
+        )
+    return False

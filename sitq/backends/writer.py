@@ -1,0 +1,468 @@
+"""The writer: one thread that owns the writing connection and commits in groups.
+
+Whatever arrives during a commit is the next transaction, so a thousand waiting callers share one ``fsync``, and each
+returns after its own commit. A lone caller's write is committed on the caller's own thread instead, since a hop to
+another thread costs more than the commit.
+
+A unit of work is an operation and its argument. Operations take *lists* of arguments, so that units of one kind in a
+group become one fat statement. If a group fails, each unit runs again alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
+
+from sitq.errors import (
+    BackendCorrupt,
+    BackendError,
+    BackendFull,
+    BackendLocked,
+    BackendReadOnly,
+    QueueClosed,
+    SitqError,
+)
+from sitq.loops import call_in_loop
+
+log = logging.getLogger("sitq")
+
+A = TypeVar("A")  # an operation's argument
+R = TypeVar("R")  # its result
+PATIENCE_S = 20.0  # how long a user's write waits for another program's lock
+LONE_GAP_S = 200e-6  # a write this long after the last one is alone
+INLINE_COMMIT_S = 1e-3  # slower commits leave the caller's thread
+YIELD_S = 2e-3  # inline writes of this length give the loop a turn
+IDLE_S = 2.0  # then the WAL is truncated
+LOOK_S = 1.0  # an alarm follows the wall clock, so it looks again this often
+GROUP = 2000  # units in a transaction
+
+
+class Transaction(Protocol):
+    """What the operations of one transaction share; built by the backend."""
+
+    def finish(self) -> None:
+        """Write what the operations gathered, before the commit."""
+
+    def committed(self) -> None:
+        """Tell the world, after the commit."""
+
+    def rolled_back(self) -> None:
+        """Take back what was changed in memory."""
+
+
+Operation = Callable[[Any, Sequence[A]], Sequence[R]]
+
+
+class Careful(Exception):
+    """Raised by an operation whose fast path met a fence: the group runs again, looking closer."""
+
+
+class Unit(Generic[A, R]):
+    """One operation with its argument, and where its result goes."""
+
+    __slots__ = ("argument", "loop", "operation", "patient", "rank", "since", "taken", "to", "undo")
+
+    def __init__(
+        self,
+        rank: int,
+        operation: Operation[A, R],
+        argument: A,
+        loop: asyncio.AbstractEventLoop | None,
+        to: asyncio.Future[R] | ThreadFuture[R] | None,
+        patient: bool,
+    ):
+        self.rank = rank  # order within a group
+        self.operation = operation
+        self.argument = argument
+        self.loop = loop  # of the waiting caller; None: a thread waits, or nobody
+        self.to = to
+        self.patient = patient  # waits for a locked database as long as it takes
+        self.since = time.monotonic()
+        self.taken = False  # part of a transaction
+        self.undo: Callable[[R], object] | None = None  # set when its caller was cancelled meanwhile
+
+
+Outcome = tuple[Unit[Any, Any], Any, BaseException | None]
+
+
+class Writer:
+    """Runs units in transactions; see the module.
+
+    Parameters
+    ----------
+    connect : callable
+        Opens the connection, in the writer's thread.
+    begin : callable
+        ``begin(connection, careful)`` builds the :class:`Transaction` of a group.
+    check : callable
+        Raises if the file is not where it was; asked before anything is acked.
+    idle : callable
+        Tidies up, called with the connection when nothing was written for a while.
+    inline_always : bool
+        Whether a commit is cheap (no ``fsync``), so that a lone write needs no measured proof of it.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        begin: Callable[[sqlite3.Connection, bool], Transaction],
+        check: Callable[[], None],
+        idle: Callable[[sqlite3.Connection], None],
+        inline_always: bool,
+    ):
+        self._connect = connect
+        self._begin = begin
+        self._check = check
+        self._idle = idle
+        self._inbox: queue.SimpleQueue[Unit[Any, Any] | None] = queue.SimpleQueue()
+        self._waiting = 0  # units in the inbox or in a group
+        self._lock = threading.RLock()  # the connection is used under it alone; it knows its owner, see try_inline
+        self._counting = threading.Lock()
+        self._inline_always = inline_always
+        self._commit_s = 0.0 if inline_always else INLINE_COMMIT_S  # smoothed
+        self._last_write = 0.0
+        self._last_task: Any = None
+        self._inline_s = 0.0
+        self._closed = False
+        self._alarm: tuple[float, Callable[[], None]] | None = None  # monotonic time, what to do then
+        self.connection: sqlite3.Connection | None = None
+        self._ready: ThreadFuture[None] = ThreadFuture()
+        self._thread = threading.Thread(target=self._run, name="sitq-writer", daemon=True)
+
+    # ---- life ----
+    def start(self) -> ThreadFuture[None]:
+        """Connect in the writer's thread; the future ends when that is done."""
+        self._thread.start()
+        return self._ready
+
+    def stop(self) -> None:
+        """Finish what is queued, then close the connection; see :meth:`join`."""
+        with self._counting:
+            if self._closed:
+                return
+            self._closed = True
+            self._inbox.put(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread's end. True: it ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- handing in ----
+    def post(
+        self,
+        rank: int,
+        operation: Operation[A, R],
+        argument: A,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        to: asyncio.Future[R] | ThreadFuture[R] | None = None,
+        patient: bool = False,
+    ) -> Unit[A, R]:
+        """Queue a unit; it is part of the next group."""
+        unit = Unit(rank, operation, argument, loop, to, patient)
+        with self._counting:
+            if self._closed:
+                raise QueueClosed("the backend is closed")
+            self._waiting += 1
+            self._inbox.put(unit)
+        return unit
+
+    async def write(
+        self,
+        rank: int,
+        operation: Operation[A, R],
+        argument: A,
+        *,
+        patient: bool = False,
+        undo: Callable[[R], object] | None = None,
+    ) -> R:
+        """Run a unit, alone and at once where that is cheapest, and return its result after the commit.
+
+        A cancelled caller cannot cut a transaction: a unit that is not yet taken is dropped, any other is committed,
+        and ``undo`` is called with its result.
+        """
+        if self.may_inline():
+            done, result = self.try_inline(operation, argument)
+            if done:
+                if self._inline_s > YIELD_S:
+                    self._inline_s = 0.0
+                    await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook
+                return result  # type: ignore[return-value]  # done
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        unit = self.post(rank, operation, argument, loop=loop, to=future, patient=patient)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not unit.taken:
+                unit.taken = True  # never to be
+            elif future.cancelled():
+                unit.undo = undo  # in flight
+            elif undo is not None and future.exception() is None:
+                undo(future.result())  # done, but cancelled before it woke
+            raise
+
+    def set_alarm(self, seconds: float, what: Callable[[], None]) -> None:
+        """Do something after some seconds, or a little before: it looks again, and sets the next alarm."""
+        at = time.monotonic() + seconds
+        if self._alarm is None or at < self._alarm[0]:
+            self._alarm = (at, what)
+            if threading.current_thread() is not self._thread:
+                self.post(0, nothing, None)  # wakes the thread
+
+    def may_inline(self) -> bool:
+        """Whether a write now is alone, and cheap enough for the caller's thread."""
+        if self._waiting or self._commit_s >= INLINE_COMMIT_S or self.connection is None:
+            return False
+        now = time.perf_counter()
+        if now - self._last_write > LONE_GAP_S:
+            self._last_task = None
+            return True
+        task = asyncio.current_task()
+        if self._last_task is None or self._last_task is task:
+            self._last_task = task
+            return True
+        return False
+
+    def try_inline(self, operation: Operation[A, R], argument: A) -> tuple[bool, R | None]:
+        """Run one unit on this thread, unless the connection or the database is busy."""
+        try:
+            if not self._lock.acquire(blocking=False):
+                return False, None
+            started = time.perf_counter()
+            connection = self.connection
+            if connection is None or self._waiting or self._closed:
+                return False, None
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if is_busy(error):
+                    return False, None
+                raise translated(error) from error
+            result = self._transact(connection, [(operation, [argument])], careful=False)
+            self._measure(started)
+            return True, result[0][0]
+        except Careful:
+            return False, None
+        finally:
+            # A Ctrl-C may strike between any two steps of this thread: what is ours is told by asking, not remembered.
+            if self._lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too
+                if self.connection is not None and self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                self._lock.release()
+
+    def _measure(self, started: float) -> None:
+        now = time.perf_counter()
+        self._last_write = now
+        took = now - started
+        self._inline_s += took
+        if not self._inline_always:
+            self._commit_s += 0.2 * (took - self._commit_s)
+
+    # ---- the thread ----
+    def _run(self) -> None:
+        try:
+            self.connection = connection = self._connect()
+        except BaseException as error:  # whatever it is, the opener waits for it
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
+        tidy = True
+        while True:
+            alarm = self._alarm
+            timeout = None if tidy else IDLE_S
+            if alarm is not None:
+                timeout = max(0.0, min(alarm[0] - time.monotonic(), LOOK_S))
+            try:
+                unit = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                if alarm is not None:
+                    self._alarm = None
+                    alarm[1]()
+                else:
+                    with self._lock:
+                        self._idle(connection)
+                    tidy = True
+                continue
+            tidy = False
+            units, open_ = [], True
+            while True:
+                if unit is None:
+                    open_ = False
+                elif not unit.taken:
+                    unit.taken = True
+                    units.append(unit)
+                else:
+                    self._done(1)  # its caller was cancelled before
+                try:
+                    if len(units) >= GROUP:
+                        break
+                    unit = self._inbox.get_nowait()
+                except queue.Empty:
+                    break
+            if units:
+                try:
+                    self._commit(connection, units)
+                except Exception as error:  # no error may end the thread: every later caller would wait for ever
+                    log.exception("sitq: the writer met an unexpected error")
+                    self._settle([(unit, None, error) for unit in units])
+                self._done(len(units))
+            if not open_:
+                break
+        with self._lock:
+            self._idle(connection)
+            self.connection = None
+            connection.close()
+
+    def _done(self, n: int) -> None:
+        with self._counting:
+            self._waiting -= n
+
+    def _commit(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> None:
+        careful = False
+        while units:
+            with self._lock:
+                started = time.perf_counter()
+                late = self._begin_patiently(connection, units)
+                if late:
+                    units = [unit for unit in units if unit not in late]
+                    continue
+                units.sort(key=lambda unit: unit.rank)
+                groups = [(key[1], list(same)) for key, same in groupby(units, key=lambda u: (u.rank, u.operation))]
+                try:
+                    results = self._transact(
+                        connection, [(operation, [u.argument for u in same]) for operation, same in groups], careful
+                    )
+                except Careful:
+                    careful = True
+                    continue
+                except Exception as error:
+                    if len(units) > 1:
+                        results = None
+                    else:
+                        self._settle([(units[0], None, error)])
+                        return
+                self._measure(started)
+            if results is None:
+                for unit in units:
+                    self._commit(connection, [unit])
+                return
+            self._settle(
+                [
+                    (unit, result, None)
+                    for (_, same), answers in zip(groups, results, strict=True)
+                    for unit, result in zip(same, answers, strict=True)
+                ]
+            )
+            return
+
+    def _transact(
+        self, connection: sqlite3.Connection, groups: list[tuple[Operation[Any, Any], list[Any]]], careful: bool
+    ) -> list[Sequence[Any]]:
+        """Run operations in the transaction that was begun. Raises errors of sitq, with nothing written."""
+        transaction = self._begin(connection, careful)
+        try:
+            results = [operation(transaction, arguments) for operation, arguments in groups]
+            transaction.finish()
+            self._check()
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            transaction.rolled_back()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error) from error
+            raise
+        transaction.committed()
+        return results
+
+    def _begin_patiently(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> list[Unit[Any, Any]]:
+        """Begin, or return the units whose patience ended while another program held the lock.
+
+        SQLite's own busy handler is unfair: one of four processes starved under it. Short waits with jitter are fair.
+        """
+        pause = 0.0005
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return []
+            except sqlite3.Error as error:
+                if not is_busy(error):
+                    found = translated(error)
+                    self._settle([(unit, None, found) for unit in units])
+                    return list(units)
+            now = time.monotonic()
+            late = [u for u in units if self._closed or (not u.patient and now - u.since > PATIENCE_S)]
+            if late:
+                locked = BackendLocked(
+                    f"another program kept the database locked for {PATIENCE_S:.0f} s; nothing was written."
+                    " Close it, or try again"
+                )
+                self._settle([(unit, None, locked) for unit in late])
+                return late
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, 0.02)
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        """Hand results to their callers, waking each loop once."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+        for unit, result, error in outcomes:
+            if unit.loop is not None:
+                by_loop.setdefault(unit.loop, []).append((unit, result, error))
+            elif isinstance(unit.to, ThreadFuture):
+                if error is None:
+                    unit.to.set_result(result)
+                else:
+                    unit.to.set_exception(error)
+            elif error is not None:
+                log.error("sitq: a write failed: %s", error)
+        for loop, settled in by_loop.items():
+            call_in_loop(loop, _set_all, settled)
+
+
+def nothing(transaction: Any, arguments: Sequence[None]) -> list[None]:
+    """Do nothing in a transaction; what the backend does in every transaction is done."""
+    return [None] * len(arguments)
+
+
+def _set_all(settled: list[Outcome]) -> None:
+    for unit, result, error in settled:
+        future = unit.to
+        assert isinstance(future, asyncio.Future)
+        if future.done():
+            if unit.undo is not None and error is None:
+                unit.undo(result)
+        elif error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection holds the lock."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def translated(error: sqlite3.Error, where: str = "the database") -> SitqError:
+    """Turn an error of SQLite into ours, with its remedy."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BackendLocked(f"{where} is locked by another program; nothing was written")
+    if code == sqlite3.SQLITE_READONLY:
+        return BackendReadOnly(f"{where} may not be written ({error}); frames can still be read")
+    if code == sqlite3.SQLITE_FULL:
+        return BackendFull(f"no space is left for {where} ({error}); nothing was written. Free some and try again")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return BackendCorrupt(f"{where} is damaged ({error}); the file was left as it is. Restore a backup")
+    return BackendError(f"{where}: {error}")

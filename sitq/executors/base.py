@@ -1,0 +1,38 @@
+"""The contract of an executor: where calls run. Bytes in, bytes out; one call is one attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sitq.call import Call, Outcome
+
+#: Takes outcomes by key, in the loop in which the executor was opened; several at a time, so that a thousand short
+#: calls wake the loop once.
+Deliver = Callable[[list[tuple[int, Outcome]]], None]
+
+
+class Executor(Protocol):
+    """Runs calls for a worker.
+
+    Every submitted key is delivered exactly once, also after a cancel: that is when its slot is free again.
+
+    Attributes
+    ----------
+    slots : int or None
+        How many calls at once; None: the worker's concurrency decides. Read before each claim.
+    """
+
+    slots: int | None
+
+    async def open(self, deliver: Deliver) -> None:
+        """Get ready; a second open does nothing."""
+
+    def submit(self, key: int, call: Call) -> None:
+        """Start a call; returns at once, and never raises for the user's error."""
+
+    def cancel(self, key: int) -> bool:
+        """Stop a call. False: it cannot be stopped; it runs on, and its outcome will be ignored."""
+
+    async def close(self) -> None:
+        """Close what was opened; what runs is left to end."""

@@ -1,0 +1,1 @@
+"""What is drawn in a notebook; stands on the records alone."""

@@ -1,0 +1,105 @@
+"""A column as an axis of cells: its values in order, as short labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sitq.notebook.words import one_line
+
+MOST = 40  # places of an axis
+STEPS = 24  # of an axis of numbers that has more than MOST
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The places of one axis; ``codes`` has one per row, below 0 for a row that has none."""
+
+    codes: np.ndarray[Any, Any]
+    labels: list[str]
+    note: str = ""  # what was left out, for the title
+
+    @classmethod
+    def of(cls, column: pd.Series[Any], most: int = MOST) -> Axis:
+        """Put the values of a column in order; the commonest ones where there are too many.
+
+        Examples
+        --------
+        >>> Axis.of(pd.Series([1e-3, 1e-5, 1e-3])).labels
+        ['1e-5', '1e-3']
+        """
+        codes, values = _factorized(column)
+        numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        if len(values) <= most:
+            return cls(codes, short_numbers(values.to_numpy(dtype=float)) if numeric else _texts(values))
+        if numeric and most >= STEPS:
+            return cls(*_steps(column.to_numpy(dtype=float, na_value=np.nan)))
+        often = np.bincount(codes[codes >= 0], minlength=len(values))
+        kept = np.sort(np.argsort(-often, kind="stable")[:most])
+        places = np.full(len(values) + 1, -1)  # its last place is for -1, a missing value
+        places[kept] = np.arange(len(kept))
+        chosen = values[kept]
+        labels = short_numbers(chosen.to_numpy(dtype=float)) if numeric else _texts(chosen)
+        return cls(places[codes], labels, f" (the {most} commonest of {len(values):,} values)")
+
+    def label(self, axis: Any) -> None:
+        """Write the labels on an axis of matplotlib, every n-th where they would touch."""
+        horizontal = axis.axis_name == "x"
+        longest = max(map(len, self.labels), default=1)
+        figure = axis.axes.figure.get_size_inches() * axis.axes.get_position().size
+        room = figure[0] / (0.085 * (longest + 1)) if horizontal else figure[1] / 0.17
+        turned = horizontal and longest > 4 and len(self.labels) > room
+        if turned:
+            room = figure[0] / 0.17
+        every = max(1, int(np.ceil(len(self.labels) / max(room, 1))))
+        axis.set_ticks(range(0, len(self.labels), every), self.labels[::every])
+        if turned:
+            axis.set_tick_params(labelrotation=90)
+
+
+def short_numbers(values: np.ndarray[Any, Any]) -> list[str]:
+    """Write numbers as short as they stay different.
+
+    Examples
+    --------
+    >>> short_numbers(np.array([1e-5, 0.5, 1.0, 1e3, 2e4]))
+    ['1e-5', '0.5', '1', '1000', '2e4']
+    """
+    for digits in range(3, 16):
+        labels = [_short_number(value, digits) for value in values.tolist()]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _short_number(value: float, digits: int) -> str:
+    if not np.isfinite(value) or value == 0 or 0.01 <= abs(value) < 10_000:
+        return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.{max(0, digits - 4)}f}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+
+
+def _factorized(column: pd.Series[Any]) -> tuple[np.ndarray[Any, Any], pd.Index[Any]]:
+    try:
+        codes, values = pd.factorize(column, sort=True)
+    except TypeError:  # lists, or kinds that have no order
+        codes, values = pd.factorize(column.map(repr, na_action="ignore"), sort=True)
+    return codes, pd.Index(values)
+
+
+def _texts(values: pd.Index[Any]) -> list[str]:
+    return [one_line(value, 16) for value in values]
+
+
+def _steps(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str], str]:
+    finite = values[np.isfinite(values)]
+    low, high = finite.min(), finite.max()
+    logarithmic = low > 0 and high / low > 100
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high, STEPS + 1)
+    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, STEPS - 1)
+    codes[~np.isfinite(values)] = -1
+    middles = np.sqrt(edges[:-1] * edges[1:]) if logarithmic else (edges[:-1] + edges[1:]) / 2
+    return codes, [_short_number(float(middle), 2) for middle in middles], ""

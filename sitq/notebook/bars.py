@@ -1,0 +1,260 @@
+"""The live bar of a batch: who draws, where, and how often.
+
+One task draws all displays of a bar, at most four times a second. It lives in an empty context: what a task of an
+earlier cell draws is lost under nbclient otherwise. A display has three parts with a ``display_id`` each: the HTML bar,
+the buttons, and the failures (drawn anew only when a new kind appears, or what was unfolded would fold). At the end the
+bar holds everything as plain HTML and the two others are empty, so that a saved notebook has no dead widget in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import re
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from sitq.models import FailureGroup, Snapshot
+from sitq.notebook.buttons import Buttons
+from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
+from sitq.notebook.html import bar_html, bar_text, failures_html
+from sitq.notebook.words import amount, one_line
+
+__all__ = ["Bar", "current_cell", "in_kernel", "mode"]
+
+PERIOD_S = 0.25  # between two redraws
+TICK_S = 1.0  # elapsed time and ETA go on while nothing changes
+TRIES = 10  # to read the batch, before the bar gives up
+
+_EMPTY = {"text/html": "", "text/plain": ""}
+# A page that is closed before the end is saved with its buttons, and says "model not found" when it is opened again.
+# Only the page's style can hide that. An untrusted page drops it, and draws no widgets either.
+_OUTPUT = ".jp-OutputArea-child"
+_NO_DEAD_WIDGETS = (
+    f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets):not(:has(.jupyter-widgets *)) "
+    "{display: none}</style>"
+)
+_VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
+
+
+class Bar:
+    """A batch, drawn while it changes.
+
+    Parameters
+    ----------
+    snapshot : callable
+        Gives an awaitable of what to draw.
+    actions : mapping of str to callable
+        What the buttons do, by ``pause``, ``resume``, ``cancel`` and ``retry``; one without an entry has no button.
+        An action gives an awaitable, often of the number of tasks it changed.
+    first : Snapshot, optional
+        Drawn until the first one is there.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        actions: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
+        *,
+        first: Snapshot | None = None,
+    ):
+        self._snapshot = snapshot
+        self._actions = dict(actions or {})
+        self._last = first
+        self._displays: list[str] = []  # their ids
+        self._cells: set[object] = set()
+        self._mode = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()  # actions
+        self._changed = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._clicks: deque[str] = deque()  # appended to by whatever thread a front end calls back in
+        self._note = ""  # what the last action did
+        self._ended_at: datetime | None = None
+        self._errors: dict[str, str] = {}  # by what they struck
+        self._buttons: Buttons | None = None
+        self._kinds: dict[tuple[str, str], FailureGroup] = {}  # what the failures' displays show
+        self._line = Line()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last drawing was made."""
+        return self._task is not None and self._task.done()
+
+    def shown_in_this_cell(self) -> bool:
+        """Whether the running cell shows this bar already."""
+        return current_cell() in self._cells
+
+    def show(self) -> None:
+        """Draw the bar here, unless this cell shows it already; further displays mirror the first.
+
+        Called in a running loop. A bar that has ended is drawn as it ended.
+
+        Raises
+        ------
+        InvalidArgument
+            ``SITQ_PROGRESS`` is none of `MODES`.
+        """
+        chosen = mode()
+        if chosen == "off" or self.shown_in_this_cell():
+            return
+        self._mode = self._mode or chosen
+        self._cells.add(current_cell())
+        if in_kernel():
+            self._show_display()
+        if self._task is None:
+            self._loop = asyncio.get_running_loop()
+            self._task = self._loop.create_task(self._run(), name="sitq bar", context=contextvars.Context())
+
+    def touch(self) -> None:
+        """Say that something changed, any number of times; called in the bar's loop."""
+        self._changed.set()
+
+    async def finish(self) -> None:
+        """Draw a last time, as static HTML, and end. A bar that was never shown draws nothing."""
+        self._ending.set()
+        self._changed.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])  # a waiter that is cancelled does not take the last drawing with it
+
+    # The display task.
+
+    async def _run(self) -> None:
+        failed = 0
+        try:
+            while True:
+                ending = self._ending.is_set()
+                self._changed.clear()
+                self._act()
+                try:
+                    self._last = await self._snapshot()
+                    failed = 0
+                    self._errors.pop("read", None)
+                except Exception as error:  # a locked database lets go again, a closed queue does not
+                    failed += 1
+                    self._errors["read"] = f"the batch cannot be read: {_told(error)}"
+                finished = self._last is not None and self._last.finished
+                if self._running and (ending or finished):
+                    await asyncio.wait(self._running, timeout=2)
+                    if not ending:  # Retry, clicked at the last moment
+                        continue
+                if ending or finished or failed >= TRIES:
+                    self._ended_at = datetime.now()
+                    self._draw(final=True)
+                    return
+                self._draw(final=False)
+                await _within(self._ending, PERIOD_S)
+                await _within(self._changed, TICK_S - PERIOD_S)
+        finally:
+            self._line.leave()
+            if self._buttons is not None:
+                self._buttons.close()
+
+    def _act(self) -> None:
+        """Start what was clicked."""
+        assert self._loop is not None
+        while self._clicks:
+            name = self._clicks.popleft()
+            if not name:  # a click that only asks
+                continue
+            task = self._loop.create_task(self._do(name), name=f"sitq bar: {name}", context=contextvars.Context())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _do(self, name: str) -> None:
+        try:
+            answer = await self._actions[name]()
+        except Exception as error:
+            self._errors["action"] = f"{name} failed: {_told(error)}"
+        else:
+            self._errors.pop("action", None)
+            self._note = f"{name}: {amount(answer, 'task')}" if type(answer) is int else name
+        self._changed.set()
+
+    def _clicked(self, name: str) -> None:
+        """Write down a click. Called in any thread, so it does nothing else."""
+        assert self._loop is not None
+        self._clicks.append(name)
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:  # the loop is closed: nothing acts any more
+            pass
+
+    # Drawing.
+
+    def _draw(self, final: bool) -> None:
+        bundle = self._bundle(final)
+        if not in_kernel():
+            self._line.draw(bundle["text/plain"], final)
+            return
+        for display_id in self._displays:
+            publish(bundle, display_id, update=True)
+        if self._mode == "text":
+            return
+        if self._last is not None and self._buttons is not None:
+            self._buttons.draw(self._last, busy=bool(self._running))
+        if final:
+            self._publish_all("buttons", _EMPTY)
+            self._publish_all("failures", _EMPTY)
+        elif self._last is not None and self._failures_changed(self._last.failures):
+            self._publish_all("failures", self._failures_bundle())
+
+    def _publish_all(self, part: str, bundle: Mapping[str, Any]) -> None:
+        for display_id in self._displays:
+            publish(bundle, f"{display_id}-{part}", update=True)
+
+    def _bundle(self, final: bool) -> dict[str, Any]:
+        errors = tuple(self._errors.values())
+        if self._last is None:  # nothing is known yet
+            told = " · ".join(errors) or "…"
+            return {"text/plain": told, "text/html": escape(told)}
+        snapshot = replace(self._last, warnings=(*errors, *self._last.warnings))
+        plain = {"text/plain": bar_text(snapshot)}
+        if self._mode == "text":
+            return plain
+        notes = [self._note] if self._note else []
+        return plain | {"text/html": bar_html(snapshot, final, notes, at=self._ended_at or datetime.now())}
+
+    def _failures_changed(self, groups: tuple[FailureGroup, ...]) -> bool:
+        kinds = {(group.error_type, _VARYING.sub("#", group.error[:400])): group for group in groups}
+        if kinds.keys() == self._kinds.keys():
+            return False
+        self._kinds = {kind: self._kinds.get(kind, group) for kind, group in kinds.items()}
+        return True
+
+    def _failures_bundle(self) -> dict[str, Any]:
+        groups = list(self._kinds.values())
+        return _EMPTY | {"text/html": _NO_DEAD_WIDGETS + failures_html(groups, numbered=False)}
+
+    def _show_display(self) -> None:
+        display_id = f"sitq-{uuid.uuid4().hex}"
+        self._displays.append(display_id)
+        ended = self.ended
+        bundle = self._bundle(ended)
+        publish({"text/plain": bundle["text/plain"]} if self._mode == "text" else bundle, display_id)
+        if ended or self._mode == "text":
+            return
+        if self._mode == "widget" and self._buttons is None:
+            self._buttons = Buttons.made(self._actions, self._clicked)
+        if self._buttons is not None:
+            publish(self._buttons.bundle(), f"{display_id}-buttons")
+        publish(self._failures_bundle(), f"{display_id}-failures")
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _told(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 300)

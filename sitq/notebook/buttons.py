@@ -1,0 +1,103 @@
+"""The buttons below a live bar: they only write down what was clicked, and show what can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sitq.models import Snapshot
+from sitq.notebook.words import amount
+
+ASK_S = 5.0  # how long Cancel waits for its second click
+
+
+class Buttons:
+    """Pause or Resume, Cancel (which asks once more) and Retry failed.
+
+    Parameters
+    ----------
+    actions : mapping
+        Those of the bar: ``pause``, ``resume``, ``cancel``, ``retry``.
+    clicked : callable
+        Takes the name of an action; it is called in whatever thread the kernel calls back in.
+    """
+
+    def __init__(self, actions: Mapping[str, object], clicked: Callable[[str], None]):
+        import ipywidgets
+
+        self._clicked = clicked
+        self._left = 0
+        self._asked_until = 0.0  # Cancel was clicked once, by the monotonic clock
+        self._toggle = "pause"
+        made = {
+            "pause": ("Pause", "Pause: what runs goes on, nothing new starts", self._on_pause),
+            "cancel": ("Cancel", "Cancel every task that is left", self._on_cancel),
+            "retry": ("Retry failed", "Run the failed tasks again", self._on_retry),
+        }
+        self._shown: dict[str, Any] = {}
+        for name, (text, tip, callback) in made.items():
+            if name not in actions:
+                continue
+            button = ipywidgets.Button(description=text, tooltip=tip, layout=ipywidgets.Layout(width="auto"))
+            button.add_class(f"sitq-{name}")
+            button.on_click(callback)
+            self._shown[name] = button
+        self._resumes = "resume" in actions
+        self._box = ipywidgets.HBox(list(self._shown.values()))
+
+    @classmethod
+    def made(cls, actions: Mapping[str, object], clicked: Callable[[str], None]) -> Buttons | None:
+        """Make the buttons, or none where nothing can be done or ipywidgets is missing."""
+        try:
+            return cls(actions, clicked) if actions else None
+        except ImportError:
+            return None
+
+    def bundle(self) -> dict[str, Any]:
+        """What a display shows; a front end without widgets shows nothing."""
+        return dict(self._box._repr_mimebundle_()) | {"text/plain": "", "text/html": ""}
+
+    def draw(self, snapshot: Snapshot, busy: bool) -> None:
+        """Enable what applies. Only what differs is sent to the front end."""
+        self._left = snapshot.counts.left
+        held = snapshot.held > 0 and self._resumes
+        self._toggle = "resume" if held else "pause"
+        asks = time.monotonic() < self._asked_until
+        self._set("pause", description="Resume" if held else "Pause", disabled=busy or not self._left)
+        self._set(
+            "cancel",
+            description=f"Really cancel {amount(self._left, 'task')}?" if asks else "Cancel",
+            button_style="danger" if asks else "",
+            disabled=busy or not self._left,
+        )
+        self._set("retry", disabled=busy or not snapshot.counts.failed)
+
+    def close(self) -> None:
+        """Let go of the widgets; their displays are emptied by the bar."""
+        for widget in (*self._shown.values(), self._box):
+            widget.close()
+
+    def _set(self, name: str, **values: object) -> None:
+        button = self._shown.get(name)
+        if button is None:
+            return
+        for trait, value in values.items():
+            if getattr(button, trait) != value:
+                setattr(button, trait, value)
+
+    # Callbacks, in any thread.
+
+    def _on_pause(self, _: object) -> None:
+        self._clicked(self._toggle)
+
+    def _on_cancel(self, _: object) -> None:
+        if time.monotonic() < self._asked_until:
+            self._asked_until = 0.0
+            self._clicked("cancel")
+        else:
+            self._asked_until = time.monotonic() + ASK_S
+            self._clicked("")  # draws the question
+
+    def _on_retry(self, _: object) -> None:
+        self._clicked("retry")

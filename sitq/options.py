@@ -1,0 +1,55 @@
+"""Options of tasks as users write them, checked and turned into what is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sitq import checks
+from sitq.durations import moment, seconds
+from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest
+from sitq.models import Options
+from sitq.retry import RetryPolicy
+
+KNOWN = ("priority", "delay", "run_at", "timeout", "retry", "key", "name", "tags", "lane", "record_params")
+
+
+def read_options(lane: str, given: dict[str, Any]) -> tuple[Options, bool | None]:
+    """Return options as they are stored, and whether parameters are recorded (None: as the verb does by itself).
+
+    Raises
+    ------
+    InvalidType, InvalidArgument
+        Names the option, the value and what it takes.
+    """
+    for name in given:
+        if name not in KNOWN:
+            raise InvalidType(f"unknown option {name!r}{nearest(name, KNOWN)}; options are {', '.join(KNOWN)}")
+    given = {name: value for name, value in given.items() if value is not None}
+    if "delay" in given and "run_at" in given:
+        raise InvalidArgument("delay and run_at exclude each other")
+    record_params = given.get("record_params")
+    if record_params is not None and type(record_params) is not bool:
+        raise bad_type("record_params", record_params, "True or False")
+    options = Options(
+        lane=checks.text("lane", given.get("lane", lane)),
+        priority=checks.priority(given.get("priority", 0)),
+        delay_s=seconds("delay", given["delay"]) if "delay" in given else None,
+        run_at=moment("run_at", given["run_at"]) if "run_at" in given else None,
+        timeout_s=seconds("timeout", given["timeout"], zero=False) if "timeout" in given else None,
+        retry=_retry(given["retry"]) if "retry" in given else None,
+        key=checks.text("key", given["key"]) if "key" in given else None,
+        name=checks.text("name", given["name"]) if "name" in given else None,
+        tags=json.dumps(checks.texts("tags", given["tags"]), ensure_ascii=False) if "tags" in given else None,
+    )
+    return options, record_params
+
+
+def _retry(given: object) -> str | None:
+    if isinstance(given, RetryPolicy):
+        return given.to_json()
+    if type(given) is not int:
+        raise bad_type("retry", given, "a number of retries or a RetryPolicy")
+    if given < 0:
+        raise bad_value("retry", given, "at least 0")
+    return RetryPolicy(retries=given).to_json() if given else None

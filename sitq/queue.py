@@ -1,0 +1,675 @@
+"""TaskQueue: what users hold. It turns calls into bytes, hands them to a backend, and reads what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from sitq import checks
+from sitq.awaiting import reader
+from sitq.backends.base import Backend
+from sitq.call import Packer
+from sitq.durations import seconds
+from sitq.errors import (
+    BatchNotFound,
+    InvalidArgument,
+    QueueClosed,
+    TaskNotFound,
+    WrongEventLoop,
+    bad_type,
+)
+from sitq.events import Results, results_of
+from sitq.loops import Tick, in_kernel
+from sitq.mapping import map_rows
+from sitq.models import (
+    MICROSECONDS,
+    STATES,
+    Counts,
+    Filter,
+    NewCall,
+    NewTasks,
+    Options,
+    Result,
+    ResultRow,
+    Status,
+    Task,
+    Waits,
+)
+from sitq.options import read_options
+from sitq.params import params_of
+from sitq.results import to_result
+from sitq.selection import select
+from sitq.serialization import CloudpickleSerializer, Serializer
+from sitq.session import Session, begin_session
+from sitq.stores import as_backend, check_serializer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sitq.batch import Batch
+    from sitq.worker import Worker
+
+PAGE = 20_000  # records in one read of a frame
+
+
+class TaskQueue:
+    """A durable queue of tasks.
+
+    Parameters
+    ----------
+    backend : Backend, path or URL
+        Where tasks live; the first use connects by itself.
+    serializer : Serializer, optional
+        Default: :class:`CloudpickleSerializer`.
+    lane : str or None
+        The stream of tasks this queue enqueues to, counts and lists; None counts and lists them all.
+
+    Examples
+    --------
+    >>> async def main():
+    ...     async with TaskQueue(":memory:") as queue:
+    ...         task_id = await queue.enqueue(pow, 2, 5)
+    ...         return await queue.status(task_id)
+    >>> asyncio.run(main())
+    <Status.PENDING: 'pending'>
+    """
+
+    def __init__(
+        self,
+        backend: Backend | str | os.PathLike[str] = "sitq.db",
+        serializer: Serializer | None = None,
+        *,
+        lane: str | None = "default",
+    ):
+        self.backend = as_backend(backend)
+        self.serializer = check_serializer(serializer) if serializer is not None else CloudpickleSerializer()
+        self.lane = None if lane is None else checks.text("lane", lane)
+        self.packer = Packer(self.serializer)
+        self.worker: Worker | None = None  # the one that sitq.open started; closed with the queue
+        self.kind = "queue"  # of its session; sitq.open makes it "notebook"
+        self._default = Options(lane=self.lane or "default")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._session: Session | None = None
+        self._results: Results | None = None
+        self._tick: Tick | None = None
+        self._closed = False
+        self._counts: Counts | None = None  # the last that were read, for reprs
+
+    # ---- life ----
+    async def connect(self) -> None:
+        """Open the database, which is made if it is new. A connected queue stays so.
+
+        Raises
+        ------
+        BackendError
+            The file cannot be opened; the message names the remedy.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            if not self._loop.is_closed():
+                raise WrongEventLoop(
+                    "this queue belongs to another event loop. Use it from the loop that connected it, make another"
+                    " TaskQueue for this one, or use SyncTaskQueue in threads and scripts"
+                )
+            self._forget_loop()
+        self._loop = loop
+        if self._connecting is None:
+            self._closed = False
+            self._connecting = loop.create_task(self._connect())
+        connecting = self._connecting
+        try:
+            await asyncio.shield(connecting)
+        except BaseException:
+            if connecting.done() and self._connecting is connecting:
+                self._connecting = None
+            raise
+
+    async def _connect(self) -> None:
+        await self.backend.open()
+        try:
+            loop = asyncio.get_running_loop()
+            self._session = await begin_session(
+                self.backend,
+                self.kind,
+                f"queue-{os.getpid()}",
+                alive=lambda: not loop.is_closed(),
+                lost=lambda error: None,
+                cancelled=lambda numbers: None,
+            )
+            self._results = results_of(self.backend)
+            if in_kernel():
+                self._tick = Tick(loop)
+        except BaseException:
+            await self.backend.close()
+            raise
+
+    def _forget_loop(self) -> None:
+        """Take up life in another loop, after ours was closed under us."""
+        self._connecting = self._session = self._results = self._tick = None
+
+    async def close(self) -> None:
+        """Stop the worker that ``sitq.open`` started, write what is queued, and disconnect. A closed queue stays so."""
+        if self._connecting is None or self._closed:
+            return
+        self._closed = True
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            await worker.stop()
+        if self._tick is not None:
+            self._tick.stop()
+        if self._results is not None:
+            self._results.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.end()
+        await self.backend.close()
+        self._connecting = None
+
+    async def __aenter__(self) -> TaskQueue:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    def __enter__(self) -> None:
+        raise bad_type("with", self, "a SyncTaskQueue; write `async with` for a TaskQueue")
+
+    def __exit__(self, *error: object) -> None:
+        """Never reached; with it Python calls ``__enter__``, which names the remedy."""
+
+    async def _session_number(self) -> int:
+        """Connect if need be, and return the session that enqueues."""
+        session = self._session
+        if session is not None and self._loop is asyncio.get_running_loop():
+            return session.row.number
+        if self._closed:
+            raise QueueClosed(f"this queue on {self.backend.where} was closed; connect() opens it again")
+        await self.connect()
+        assert self._session is not None  # connected
+        return self._session.number
+
+    # ---- enqueue ----
+    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call; a worker runs it.
+
+        When this returns, the task survives a killed process. No parameters are recorded, since they may be secrets.
+
+        Parameters
+        ----------
+        func : callable
+            A function or coroutine function; its code is stored too.
+        *args, **kwargs
+            Its arguments, all of them: options such as a priority are given with :meth:`options`.
+
+        Returns
+        -------
+        str
+            The task's id.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Not something that can be called so.
+        SerializationError
+            Function or argument cannot be pickled; it is named.
+        BackendError
+            The database cannot take it; nothing was stored.
+        """
+        return await self._enqueue(self._default, False, func, args, kwargs)
+
+    async def _enqueue(
+        self, options: Options, record_params: bool, func: Callable[..., Any], args: Any, kwargs: Any
+    ) -> str:
+        packer = self.packer
+        function = packer.function(func)
+        packer.check_fit(func, args, kwargs)
+        params = params_of(bound(func, args, kwargs)) if record_params else None
+        call = NewCall(packer.arguments(func, args, kwargs), params)
+        numbers = await self.backend.enqueue(NewTasks(function, options, (call,), await self._session_number()))
+        return self.backend.ids.text(numbers[0])
+
+    def options(self, **options: Any) -> TaskOptions:
+        """Return an enqueuer with options, which so take no argument's name away.
+
+        Parameters
+        ----------
+        priority : int
+            Higher runs first; default 0.
+        delay, run_at : float or str; datetime
+            Not before so long from now, or before this time (a naive one is local time).
+        timeout : float or str
+            Seconds that one attempt may take.
+        retry : int or RetryPolicy
+            How many more runs after a failure; default none.
+        key : str
+            One task per key while its row exists; a second enqueue returns the first one's id.
+        name, tags : str; list of str
+            Shown in frames.
+        lane : str
+            The stream of tasks; default the queue's.
+        record_params : bool
+            Whether scalar parameters are stored readably, for frames.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue:
+        ...         urgent = queue.options(priority=10, timeout="90s", retry=3)
+        ...         return (await queue.task(await urgent.enqueue(pow, 2, 5))).priority
+        >>> asyncio.run(main())
+        10
+        """
+        return TaskOptions(self, *read_options(self._default.lane, options))
+
+    async def map(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        name: str | None = None,
+        record_params: bool = True,
+        record_result: bool = True,
+    ) -> Batch:
+        """Store one task for each row, as a batch.
+
+        When this returns, the whole batch survives a killed process. If it raises or is killed before, nothing of it
+        will run.
+
+        Parameters
+        ----------
+        func : callable
+            A function or coroutine function.
+        rows : iterable
+            A row is a dict (keywords), a tuple (positions) or anything else (one argument). ``sitq.grid(...)``, any
+            iterable, or a DataFrame, whose columns are keywords.
+        fixed : dict, optional
+            Keyword arguments that all tasks share, stored once.
+        name : str, optional
+            Of the batch.
+        record_params, record_result : bool
+            Whether scalar parameters, and the scalar fields of results, are stored readably, for frames.
+
+        Raises
+        ------
+        BatchExists
+            A batch of this name exists.
+        InvalidType, InvalidArgument, SerializationError
+            Names the row and what is wrong with it.
+        """
+        return await map_rows(
+            self,
+            self._default,
+            func,
+            rows,
+            fixed=fixed,
+            name=name,
+            record_params=record_params,
+            record_result=record_result,
+        )
+
+    # ---- results and states ----
+    async def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
+        """Wait for a task's end.
+
+        Parameters
+        ----------
+        task_id : str
+            As :meth:`enqueue` returned it.
+        timeout : float or str, optional
+            Seconds to wait at most; 0 only looks.
+
+        Returns
+        -------
+        Result or None
+            None when the time is up. A Result is always truthy.
+
+        Raises
+        ------
+        TaskNotFound
+            No task of this database has this id.
+        """
+        wait = checks.wait_seconds(timeout)
+        await self._session_number()
+        assert self._results is not None  # connected
+        row = await self._results.get(self.backend.ids.number(task_id), task_id, wait)
+        return None if row is None else self._result(row)
+
+    def _result(self, row: ResultRow) -> Result:
+        return to_result(row, self.backend, self.serializer)
+
+    @overload
+    def status(self, task_id: str) -> Any: ...
+    @overload
+    def status(self, task_id: Iterable[str]) -> Any: ...
+
+    @reader("status = await queue.status(task_id)")
+    async def status(self, task_id: str | Iterable[str]) -> Status | dict[str, Status]:
+        """Return the state of a task, or of several as a dict.
+
+        Raises
+        ------
+        TaskNotFound
+            An id that names no task of this database.
+        """
+        await self._session_number()
+        ids = [task_id] if isinstance(task_id, str) else list(task_id) if isinstance(task_id, Iterable) else None
+        if ids is None:
+            raise bad_type("task_id", task_id, "an id or a list of ids")
+        numbers = [self.backend.ids.number(one) for one in ids]
+        states = await self.backend.states(numbers)
+        for one, number in zip(ids, numbers, strict=True):
+            if number not in states:
+                raise TaskNotFound(one)
+        found = {one: STATES[states[number]] for one, number in zip(ids, numbers, strict=True)}
+        return found[task_id] if isinstance(task_id, str) else found
+
+    @reader("task = await queue.task(task_id)")
+    async def task(self, task_id: str) -> Task:
+        """Return the record of a task: everything but its payloads.
+
+        Raises
+        ------
+        TaskNotFound
+            No task of this database has this id.
+        """
+        await self._session_number()
+        rows = await self.backend.tasks(Filter(numbers=[self.backend.ids.number(task_id)]))
+        if not rows:
+            raise TaskNotFound(task_id)
+        return Task.from_row(rows[0], task_id)
+
+    @reader("counts = await queue.counts()")
+    async def counts(self, batch: Batch | str | None = None) -> Counts:
+        """Count the tasks of this queue's lane, or of a batch, by state.
+
+        Returns
+        -------
+        Counts
+            With attributes, and ``["total"]`` and its kin.
+        """
+        await self._session_number()
+        if batch is None:
+            self._counts = await self.backend.counts(self.lane)
+            return self._counts
+        if isinstance(batch, str):
+            batch = await self.batch(batch)
+        return await self.backend.counts(batch=_batch_number(batch))
+
+    # ---- batches and frames ----
+    @reader("df = await queue.batches()")
+    async def batches(self) -> pd.DataFrame:
+        """Return the batches of this queue's lane, newest first.
+
+        Returns
+        -------
+        DataFrame
+            ``name, function, lane, created_at, total, completed, failed, cancelled, left``.
+        """
+        from sitq.notebook.frames import batch_frame
+
+        await self._session_number()
+        return batch_frame(await self.backend.batches(self.lane))
+
+    @reader("batch = await queue.batch(name)")
+    async def batch(self, name: str) -> Batch:
+        """Return the batch of a name; runs nothing.
+
+        Raises
+        ------
+        BatchNotFound
+            No batch has this name; the message lists some that exist.
+        """
+        from sitq.batch import Batch
+
+        await self._session_number()
+        row = await self.backend.find_batch(checks.text("name", name))
+        if row is None:
+            known = [batch.name for batch in await self.backend.batches() if batch.name][:5]
+            raise BatchNotFound(f"no batch is named {name!r}; there are {', '.join(map(repr, known)) or 'none'}")
+        numbers = await self.backend.numbers(Filter(batch=row.number))
+        return Batch(self, row.number, row.name, row.lane, numbers)
+
+    @reader("df = await queue.to_frame()")
+    async def to_frame(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
+        """Return tasks as a DataFrame, one row each, without reading any payload.
+
+        Parameters
+        ----------
+        selection : optional
+            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+        prefix : bool
+            False names ``param.C`` just ``C`` where that is unambiguous.
+
+        Returns
+        -------
+        DataFrame
+            Index ``task_id``; columns ``param.*``, ``result.*``, ``status``, ``duration_s``, ``wait_s``, ``attempts``,
+            ``worker``, ``error_type``, ``error`` and the others. Times are time-zone aware in local time.
+        """
+        from sitq.notebook.frames import task_frame
+
+        await self._session_number()
+        tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
+        rows = []
+        after = 0
+        while True:
+            page = await self.backend.tasks(tasks, after, PAGE)
+            rows += page
+            if len(page) < PAGE:
+                break
+            after = page[-1].number
+            await asyncio.sleep(0)
+        return task_frame(rows, self.backend.ids.texts([row.number for row in rows]), prefix=prefix)
+
+    @reader("df = await queue.stats()")
+    async def stats(self, by: str | None = None, window: float | str | None = None) -> pd.DataFrame:
+        """Return statistics of this queue's tasks.
+
+        Parameters
+        ----------
+        by : str, optional
+            A column such as "function", "batch" or "param.C": one row for each of its values.
+        window : float or str, optional
+            Only what finished in the last seconds, such as "5m".
+
+        Returns
+        -------
+        DataFrame
+            Counts by state, ``error_rate`` (a fraction), ``throughput`` (completions a second), and mean, median, p95,
+            p99, least and greatest of ``wait_s`` and ``duration_s``.
+        """
+        from sitq.notebook.stats import stats_frame
+
+        seconds_back = None if window is None else seconds("window", window, zero=False)
+        return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
+
+    # ---- steering ----
+    async def cancel(self, selection: Any) -> int:
+        """Cancel tasks: pending ones at once; processing ones are told to stop, coroutines at once.
+
+        Parameters
+        ----------
+        selection : object
+            An id, ids, a Batch, results, a DataFrame or Series.
+
+        Returns
+        -------
+        int
+            How many tasks it changes; those that ended before are skipped.
+        """
+        await self._session_number()
+        return await self.backend.cancel(select(selection, self.backend.ids))
+
+    async def retry(self, selection: Any) -> int:
+        """Put failed and cancelled tasks back to pending, with fresh budgets; the old attempt is kept.
+
+        Returns
+        -------
+        int
+            How many tasks it changes; all others are skipped.
+        """
+        await self._session_number()
+        return await self.backend.retry(select(selection, self.backend.ids))
+
+    async def prioritize(self, selection: Any, priority: int) -> int:
+        """Change the priority of pending tasks, and return of how many."""
+        await self._session_number()
+        return await self.backend.prioritize(select(selection, self.backend.ids), checks.priority(priority))
+
+    async def pause(self, selection: Any = None) -> int:
+        """Hold tasks until :meth:`resume`.
+
+        Without a selection it sets a durable flag on this queue's lane that stops all claims, of new tasks too.
+
+        Returns
+        -------
+        int
+            How many pending tasks wait now that did not before.
+        """
+        await self._session_number()
+        if selection is not None:
+            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED, True)
+        changed = await self.backend.pause(self.lane, True)
+        return (await self.backend.counts(self.lane)).pending if changed else 0
+
+    async def resume(self, selection: Any = None) -> int:
+        """Let held tasks go: those of a selection, or without one the lane's flag and every hold.
+
+        Returns
+        -------
+        int
+            How many pending tasks may run now that might not before.
+        """
+        await self._session_number()
+        if selection is not None:
+            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED | Waits.LEFT, False)
+        let_go = await self.backend.hold(Filter(lane=self.lane), Waits.PAUSED | Waits.LEFT, False)
+        changed = await self.backend.pause(self.lane, False)
+        return (await self.backend.counts(self.lane)).pending if changed else let_go
+
+    async def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
+        """Delete tasks that have ended, with their results; never a live one.
+
+        Parameters
+        ----------
+        selection : optional
+            What to look at; default all tasks of this queue's lane.
+        older_than : float or str, optional
+            Only what finished so long ago, such as "7d".
+
+        Returns
+        -------
+        int
+            How many were deleted.
+        """
+        await self._session_number()
+        if selection is None and older_than is None:
+            raise InvalidArgument("purge() needs a selection or older_than; purge(older_than=0) deletes all that ended")
+        tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
+        before = None
+        if older_than is not None:
+            before = time.time_ns() // 1000 - round(seconds("older_than", older_than) * MICROSECONDS)
+        return await self.backend.purge(tasks, before)
+
+    # ---- looks ----
+    def _state(self) -> str:
+        if self._closed:
+            return "closed"
+        return "connected" if self._session is not None else "not connected"
+
+    def __repr__(self) -> str:
+        words = [f"<TaskQueue {self.backend.where!r} {self._state()}"]
+        if self.worker is not None:
+            words.append(f"{self.worker.concurrency} slots")
+        if self._counts is not None:
+            counts = self._counts
+            words.append(f"{counts.pending:,} pending, {counts.processing:,} processing, {counts.finished:,} finished")
+        return ", ".join(words) + ">"
+
+    def _repr_html_(self) -> str:
+        from sitq.notebook.html import queue_card
+
+        slots = None if self.worker is None else self.worker.concurrency
+        return queue_card(
+            self.backend.where, lane=self.lane, counts=self._counts, concurrency=slots, state=self._state()
+        )
+
+    def __reduce__(self) -> Any:
+        raise bad_type(
+            "a task's argument",
+            self,
+            "something that can be stored; a queue cannot: open it inside the function, or return what to enqueue",
+        )
+
+
+class TaskOptions:
+    """Enqueues with options; made by :meth:`TaskQueue.options`."""
+
+    def __init__(self, queue: TaskQueue, options: Options, record_params: bool | None):
+        self._queue = queue
+        self._options = options
+        self._record_params = record_params
+
+    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call with these options; see :meth:`TaskQueue.enqueue`."""
+        return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs)
+
+    async def map(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        name: str | None = None,
+        record_params: bool = True,
+        record_result: bool = True,
+    ) -> Batch:
+        """Store one task for each row with these options; see :meth:`TaskQueue.map`."""
+        if self._options.key is not None:
+            raise InvalidArgument("key names one task; it cannot be an option of a map, which makes many")
+        if self._record_params is not None:
+            record_params = self._record_params
+        return await map_rows(
+            self._queue,
+            self._options,
+            func,
+            rows,
+            fixed=fixed,
+            name=name,
+            record_params=record_params,
+            record_result=record_result,
+        )
+
+    def __repr__(self) -> str:
+        default = Options()
+        changed = [
+            f"{name}={getattr(self._options, name)!r}"
+            for name in Options.__slots__
+            if getattr(self._options, name) != getattr(default, name)
+        ]
+        return f"<options {', '.join(changed) or 'as they are'}>"
+
+
+def bound(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name positional arguments by the function's signature."""
+    import inspect
+
+    try:
+        return dict(inspect.signature(func).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+
+
+def _batch_number(batch: Any) -> int:
+    number = getattr(batch, "batch_number", None)
+    if number is None:
+        raise bad_type("batch", batch, "a Batch or the name of one")
+    return int(number)

@@ -1,0 +1,69 @@
+"""Selections: what a user hands to ``cancel``, ``retry`` and their kin, as row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sitq.errors import InvalidArgument, bad_type
+from sitq.identity import PublicIds
+from sitq.models import Filter, Result, Task
+
+WANTED = "an id, ids, a Batch, a Result, a DataFrame of tasks, or a Series of ids or a boolean one over them"
+
+
+def select(selection: Any, ids: PublicIds) -> Filter:
+    """Return the tasks a selection means.
+
+    Parameters
+    ----------
+    selection : object
+        An id or ids, a Batch, a Result or Task or several, a DataFrame (its index named ``task_id``, else a column
+        ``task_id``), a boolean Series (a mask over its index) or a Series of ids.
+
+    Raises
+    ------
+    TaskNotFound
+        An id of another database.
+    InvalidType, InvalidArgument
+        Something that names no tasks.
+    """
+    batch = getattr(selection, "batch_number", None)
+    if batch is not None:
+        return Filter(batch=batch)
+    return Filter(numbers=[ids.number(task_id) for task_id in _ids(selection)])
+
+
+def _ids(selection: Any) -> list[str]:
+    if isinstance(selection, str):
+        return [selection]
+    if isinstance(selection, Result | Task):
+        return [selection.task_id]
+    kind = type(selection)
+    if kind.__module__.startswith("pandas."):
+        return _ids_of_pandas(selection)
+    if isinstance(selection, bytes | dict | type) or not isinstance(selection, Iterable):
+        raise bad_type("selection", selection, WANTED)
+    found: list[str] = []
+    for item in selection:
+        if isinstance(item, Result | Task):
+            found.append(item.task_id)
+        elif isinstance(item, str):
+            found.append(item)
+        else:
+            raise bad_type("selection", item, WANTED)
+    return found
+
+
+def _ids_of_pandas(selection: Any) -> list[str]:
+    if hasattr(selection, "columns"):
+        if selection.index.name == "task_id":
+            return list(selection.index)
+        if "task_id" in selection.columns:
+            return list(selection["task_id"])
+        raise InvalidArgument("the DataFrame names no tasks: it has neither an index nor a column named 'task_id'")
+    if selection.dtype == bool or str(selection.dtype) == "boolean":
+        if getattr(selection, "index", None) is None or selection.index.name != "task_id":
+            raise InvalidArgument("a boolean Series needs an index named 'task_id', as the frames of sitq have")
+        return list(selection.index[selection.fillna(False).astype(bool)])
+    return list(selection)

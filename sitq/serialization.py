@@ -1,0 +1,187 @@
+"""Serializers: objects to bytes and back, in the one place each where that happens."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import platform
+from collections.abc import Callable, Iterable
+from types import NoneType
+from typing import Any, Protocol, runtime_checkable
+
+import cloudpickle
+
+from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type
+
+PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
+PROTOCOL = pickle.HIGHEST_PROTOCOL
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """Turns calls and values into bytes. One object serves any number of threads.
+
+    Attributes
+    ----------
+    name : str
+        Stored with every function.
+    number : int
+        1 to 255, stored in every envelope: bytes are read by the serializer that wrote them.
+    """
+
+    name: str
+    number: int
+
+    def dumps(self, value: Any) -> bytes:
+        """Serialize arguments or a value."""
+
+    def loads(self, payload: bytes) -> Any:
+        """Deserialize arguments or a value."""
+
+    def dump_function(self, function: Callable[..., Any]) -> bytes:
+        """Serialize a function."""
+
+    def load_function(self, payload: bytes) -> Callable[..., Any]:
+        """Deserialize a function."""
+
+    def made_with(self) -> str:
+        """Versions that reading the bytes depends on, as text."""
+
+
+class CloudpickleSerializer:
+    """Takes nearly every object, and functions of the notebook by value (the default).
+
+    Reading such bytes runs code: they are read only after their signature was checked.
+
+    Examples
+    --------
+    >>> serializer = CloudpickleSerializer()
+    >>> serializer.loads(serializer.dumps({"C": 0.1}))
+    {'C': 0.1}
+    """
+
+    name = "cloudpickle"
+    number = 1
+
+    def dumps(self, value: Any) -> bytes:
+        """Serialize a value.
+
+        Raises
+        ------
+        SerializationError
+            It holds something that cannot be pickled.
+        """
+        try:
+            if is_plain(value):
+                return pickle.dumps(value, PROTOCOL)  # 0.4 µs where cloudpickle takes 2.3
+            dumped: bytes = cloudpickle.dumps(value, PROTOCOL)
+            return dumped
+        except Exception as error:  # __reduce__ and __getstate__ of users raise what they like
+            raise SerializationError(f"cannot be pickled: {_reason(error)}") from error
+
+    def loads(self, payload: bytes) -> Any:
+        """Deserialize a value.
+
+        Raises
+        ------
+        DeserializationError
+            A module or class is missing here, or reading it failed.
+        """
+        try:
+            return pickle.loads(payload)
+        except Exception as error:
+            raise DeserializationError(f"cannot be unpickled: {_reason(error)}") from error
+
+    dump_function = dumps
+    load_function = loads
+
+    def made_with(self) -> str:
+        """Versions of Python and cloudpickle."""
+        return f"python {platform.python_version()}, cloudpickle {cloudpickle.__version__}"
+
+
+class JSONSerializer:
+    """Arguments and values as JSON, functions by import path from an allow-list: safe with anybody's file.
+
+    Parameters
+    ----------
+    allow : iterable of str
+        Import paths ("package.module.function") or whole modules ("package.module") that may be run.
+
+    Examples
+    --------
+    >>> serializer = JSONSerializer(allow=["math.sqrt"])
+    >>> serializer.load_function(serializer.dump_function(math.sqrt))(9.0)
+    3.0
+    """
+
+    name = "json"
+    number = 2
+
+    def __init__(self, allow: Iterable[str]):
+        if isinstance(allow, str):
+            raise bad_type("allow", allow, "a list of import paths, not one str")
+        self.allow = frozenset(allow)
+        if not self.allow:
+            raise InvalidArgument("allow must name at least one function or module, such as 'package.module'")
+
+    def dumps(self, value: Any) -> bytes:
+        """Serialize plain data; tuples become lists."""
+        try:
+            return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"cannot be written as JSON: {_reason(error)}") from error
+
+    def loads(self, payload: bytes) -> Any:
+        """Deserialize plain data."""
+        try:
+            return json.loads(payload)
+        except ValueError as error:
+            raise DeserializationError(f"is not JSON: {_reason(error)}") from error
+
+    def dump_function(self, function: Callable[..., Any]) -> bytes:
+        """Return the import path of a function on the allow-list."""
+        path = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
+        if self._find(path) is not function:
+            raise SerializationError(f"{path} is not the function's import path; JSONSerializer needs one")
+        return path.encode()
+
+    def load_function(self, payload: bytes) -> Callable[..., Any]:
+        """Import a function on the allow-list."""
+        return self._find(payload.decode())
+
+    def made_with(self) -> str:
+        """JSON depends on no version."""
+        return "json"
+
+    def _find(self, path: str) -> Callable[..., Any]:
+        module, _, name = path.rpartition(".")
+        if path not in self.allow and module not in self.allow:
+            raise SerializationError(f"{path} is not on the allow-list of this JSONSerializer")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise DeserializationError(f"{path} cannot be imported: {_reason(error)}") from error
+        if not callable(found):
+            raise DeserializationError(f"{path} is not callable")
+        return found  # type: ignore[no-any-return]
+
+
+def is_plain(value: Any, depth: int = 3) -> bool:
+    """Whether plain pickle serves: builtin scalars in small builtin containers, read alike in every process."""
+    kind = type(value)
+    if kind in PLAIN:
+        return True
+    if depth == 0 or kind not in (tuple, list, dict) or len(value) > 32:
+        return False
+    if kind is dict:
+        return all(is_plain(k, depth - 1) and is_plain(v, depth - 1) for k, v in value.items())
+    return all(is_plain(item, depth - 1) for item in value)
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:500]
+    except Exception:
+        return type(error).__name__

@@ -1,0 +1,395 @@
+"""The blocking face: the same verbs in scripts, threads, and cells that do not await.
+
+A daemon thread runs an event loop of its own; each call is handed to it and waited for. It works inside a running loop
+too, since it is another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sitq import checks
+from sitq.backends.base import Backend
+from sitq.batch import Batch, Plots
+from sitq.errors import WrongEventLoop, bad_type
+from sitq.models import Counts, Result, Status, Task
+from sitq.opening import open as open_async
+from sitq.queue import TaskOptions, TaskQueue
+from sitq.serialization import Serializer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+
+
+class Portal:
+    """A daemon thread with an event loop, and the way into it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="sitq-sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def call(self, awaitable: Awaitable[T]) -> T:
+        """Run an awaitable there, and wait for it here."""
+        if threading.current_thread() is self._thread:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise WrongEventLoop(
+                "a SyncTaskQueue was used inside its own loop, which would wait for itself: use it from another thread,"
+                " or a TaskQueue here"
+            )
+
+        async def run() -> T:
+            return await awaitable
+
+        future = asyncio.run_coroutine_threadsafe(run(), self.loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+            self.loop.close()
+
+
+class SyncTaskQueue:
+    """A :class:`TaskQueue` whose verbs block.
+
+    Parameters
+    ----------
+    backend, serializer, lane
+        As of :class:`TaskQueue`.
+
+    Examples
+    --------
+    >>> with SyncTaskQueue(":memory:") as queue:
+    ...     task_id = queue.enqueue(pow, 2, 5)
+    ...     queue.status(task_id)
+    <Status.PENDING: 'pending'>
+    """
+
+    def __init__(
+        self,
+        backend: Backend | str | os.PathLike[str] = "sitq.db",
+        serializer: Serializer | None = None,
+        *,
+        lane: str | None = "default",
+    ):
+        self._queue = TaskQueue(backend, serializer, lane=lane)
+        self._portal: Portal | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The durable store; hand it to a Worker."""
+        return self._queue.backend
+
+    def _call(self, awaitable: Awaitable[T]) -> T:
+        if self._portal is None:
+            self._portal = Portal()
+        return self._portal.call(awaitable)
+
+    def connect(self) -> None:
+        """Open the database; the first use does it by itself."""
+        self._call(self._queue.connect())
+
+    def close(self) -> None:
+        """Stop the worker that ``open_sync`` started, write what is queued, and disconnect."""
+        if self._portal is not None:
+            self._portal.call(self._queue.close())
+            self._portal.stop()
+            self._portal = None
+
+    def __enter__(self) -> SyncTaskQueue:
+        self.connect()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> None:
+        raise bad_type("async with", self, "a TaskQueue; write `with` for a SyncTaskQueue")
+
+    async def __aexit__(self, *error: object) -> None:
+        """Never reached; with it Python calls ``__aenter__``, which names the remedy."""
+
+    def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call; see :meth:`TaskQueue.enqueue`."""
+        return self._call(self._queue.enqueue(func, *args, **kwargs))
+
+    def options(self, **options: Any) -> SyncTaskOptions:
+        """Return an enqueuer with options; see :meth:`TaskQueue.options`."""
+        return SyncTaskOptions(self, self._queue.options(**options))
+
+    def map(self, func: Callable[..., Any], rows: Iterable[Any], /, **settings: Any) -> SyncBatch:
+        """Store one task for each row; see :meth:`TaskQueue.map`."""
+        return SyncBatch(self, self._call(self._queue.map(func, rows, **settings)))
+
+    def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
+        """Wait for a task's end; see :meth:`TaskQueue.get_result`."""
+        return self._call(self._queue.get_result(task_id, timeout))
+
+    def status(self, task_id: str | Iterable[str]) -> Status | dict[str, Status]:
+        """Return the state of a task, or of several as a dict."""
+        found: Status | dict[str, Status] = self._call(self._queue.status(task_id))
+        return found
+
+    def task(self, task_id: str) -> Task:
+        """Return the record of a task."""
+        return self._call(self._queue.task(task_id))
+
+    def counts(self, batch: SyncBatch | str | None = None) -> Counts:
+        """Count tasks by state; see :meth:`TaskQueue.counts`."""
+        return self._call(self._queue.counts(batch.batch if isinstance(batch, SyncBatch) else batch))
+
+    def batches(self) -> pd.DataFrame:
+        """Return the batches; see :meth:`TaskQueue.batches`."""
+        return self._call(self._queue.batches())
+
+    def batch(self, name: str) -> SyncBatch:
+        """Return the batch of a name; runs nothing."""
+        return SyncBatch(self, self._call(self._queue.batch(name)))
+
+    def to_frame(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
+        """Return tasks as a DataFrame; see :meth:`TaskQueue.to_frame`."""
+        return self._call(self._queue.to_frame(selection, prefix=prefix))
+
+    def stats(self, by: str | None = None, window: float | str | None = None) -> pd.DataFrame:
+        """Return statistics; see :meth:`TaskQueue.stats`."""
+        return self._call(self._queue.stats(by, window))
+
+    def cancel(self, selection: Any) -> int:
+        """Cancel tasks; see :meth:`TaskQueue.cancel`."""
+        return self._call(self._queue.cancel(selection))
+
+    def retry(self, selection: Any) -> int:
+        """Put failed and cancelled tasks back to pending; see :meth:`TaskQueue.retry`."""
+        return self._call(self._queue.retry(selection))
+
+    def prioritize(self, selection: Any, priority: int) -> int:
+        """Change the priority of pending tasks."""
+        return self._call(self._queue.prioritize(selection, priority))
+
+    def pause(self, selection: Any = None) -> int:
+        """Hold tasks; see :meth:`TaskQueue.pause`."""
+        return self._call(self._queue.pause(selection))
+
+    def resume(self, selection: Any = None) -> int:
+        """Let held tasks go; see :meth:`TaskQueue.resume`."""
+        return self._call(self._queue.resume(selection))
+
+    def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
+        """Delete tasks that have ended; see :meth:`TaskQueue.purge`."""
+        return self._call(self._queue.purge(selection, older_than=older_than))
+
+    def __repr__(self) -> str:
+        return repr(self._queue).replace("<TaskQueue", "<SyncTaskQueue", 1)
+
+    def _repr_html_(self) -> str:
+        return self._queue._repr_html_()
+
+
+class SyncTaskOptions:
+    """Enqueues with options; made by :meth:`SyncTaskQueue.options`."""
+
+    def __init__(self, queue: SyncTaskQueue, options: TaskOptions):
+        self._queue = queue
+        self._options = options
+
+    def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call with these options."""
+        return self._queue._call(self._options.enqueue(func, *args, **kwargs))
+
+    def map(self, func: Callable[..., Any], rows: Iterable[Any], /, **settings: Any) -> SyncBatch:
+        """Store one task for each row with these options."""
+        return SyncBatch(self._queue, self._queue._call(self._options.map(func, rows, **settings)))
+
+    def __repr__(self) -> str:
+        return repr(self._options)
+
+
+class SyncBatch:
+    """A :class:`Batch` whose verbs block.
+
+    Examples
+    --------
+    >>> with open_sync(":memory:", concurrency=2) as queue:
+    ...     batch = queue.map(pow, [(2, 5), (3, 2)], name="powers")
+    ...     batch.values()
+    powers: 2 new
+    [32, 9]
+    """
+
+    def __init__(self, queue: SyncTaskQueue, batch: Batch):
+        self._queue = queue
+        self.batch = batch
+
+    @property
+    def batch_number(self) -> int:
+        """Row number of the batch: what makes it a selection."""
+        return self.batch.batch_number
+
+    @property
+    def name(self) -> str | None:
+        """As given to ``map``."""
+        return self.batch.name
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.batch[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.batch)
+
+    def wait(self, timeout: float | str | None = None) -> bool:
+        """Show the bar and wait until every task has ended, or the time is up; return whether they have.
+
+        Parameters
+        ----------
+        timeout : float or str, optional
+            Seconds to wait at most.
+        """
+        return self._queue._call(self._wait(checks.wait_seconds(timeout)))
+
+    async def _wait(self, timeout: float | None) -> bool:
+        bar = self.batch._shown_bar()
+        try:
+            return await self.batch.wait(timeout)
+        finally:
+            await bar.finish()
+
+    def values(self, errors: Any = "raise") -> list[Any]:
+        """Wait for all tasks, and return their values; see :meth:`Batch.values`."""
+        return self._queue._call(self.batch.values(errors))
+
+    def results(self) -> list[Result]:
+        """Wait for all tasks, and return their Results."""
+        return self._queue._call(self.batch.results())
+
+    def as_completed(self) -> Iterator[Result]:
+        """Yield Results as tasks end; see :meth:`Batch.as_completed`."""
+        results = self.batch.as_completed()
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield self._queue._call(anext(results))
+
+    def to_frame(self, *, prefix: bool = True) -> pd.DataFrame:
+        """Return the tasks as a DataFrame, as they are now."""
+        return self._queue._call(self.batch.to_frame(prefix=prefix))
+
+    def failed(self) -> list[str]:
+        """Return the ids of the tasks that have failed."""
+        return self._queue._call(self.batch.failed())
+
+    def best(self, field: str = "", mode: Any = "max") -> Result:
+        """Return the Result of the best finished task; see :meth:`Batch.best`."""
+        return self._queue._call(self.batch.best(field, mode))
+
+    def cancel(self) -> int:
+        """Cancel what has not ended."""
+        return self._queue._call(self.batch.cancel())
+
+    def retry(self) -> int:
+        """Run failed and cancelled tasks again."""
+        return self._queue._call(self.batch.retry())
+
+    def prioritize(self, priority: int) -> int:
+        """Change the priority of what is pending."""
+        return self._queue._call(self.batch.prioritize(priority))
+
+    def pause(self) -> int:
+        """Hold what is pending."""
+        return self._queue._call(self.batch.pause())
+
+    def resume(self) -> int:
+        """Let go what is held."""
+        return self._queue._call(self.batch.resume())
+
+    def purge(self) -> int:
+        """Delete what has ended."""
+        return self._queue._call(self.batch.purge())
+
+    @property
+    def plot(self) -> SyncPlots:
+        """Plots of the batch."""
+        return SyncPlots(self._queue, self.batch.plot)
+
+    def __repr__(self) -> str:
+        return repr(self.batch).replace("<Batch", "<SyncBatch", 1)
+
+
+class SyncPlots:
+    """Plots of a batch, drawn in the calling thread."""
+
+    def __init__(self, queue: SyncTaskQueue, plots: Plots):
+        self._queue = queue
+        self._plots = plots
+
+    def _draw(self, name: str, *args: Any, **settings: Any) -> Any:
+        from sitq.notebook import plots
+
+        return getattr(plots, name)(self._queue._call(self._plots._frame()), *args, **settings)
+
+    def durations(self, ax: Any = None, by: str | None = None) -> Any:
+        """Draw a histogram of run times."""
+        return self._draw("durations", ax=ax, by=by)
+
+    def timeline(self, ax: Any = None) -> Any:
+        """Draw who ran when."""
+        return self._draw("timeline", ax=ax)
+
+    def heatmap(self, x: str, y: str, value: str, ax: Any = None, agg: str = "mean") -> Any:
+        """Draw a value over two parameters."""
+        return self._draw("heatmap", x, y, value, ax=ax, agg=agg)
+
+
+def open_sync(path_or_url: str | os.PathLike[str] = "sitq.db", **settings: Any) -> SyncTaskQueue:
+    """Open a queue whose verbs block, and start one worker for it in its own thread.
+
+    Parameters
+    ----------
+    path_or_url, **settings
+        As of :func:`sitq.open`.
+
+    Examples
+    --------
+    >>> with open_sync(":memory:") as queue:
+    ...     queue.get_result(queue.enqueue(pow, 2, 5)).value
+    32
+    """
+    opening = open_async(path_or_url, **settings)  # checks the settings here, in the caller's thread
+    portal = Portal()
+    try:
+
+        async def begin() -> TaskQueue:
+            return await opening
+
+        queue = portal.call(begin())
+    except BaseException:
+        portal.stop()
+        raise
+    made = SyncTaskQueue.__new__(SyncTaskQueue)
+    made._queue = queue
+    made._portal = portal
+    return made

@@ -1,0 +1,529 @@
+"""The live bar: where it draws, how often, and what stays."""
+
+import asyncio
+import io
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+
+from sitq.errors import InvalidArgument
+from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.notebook import bars, frontend
+from sitq.notebook.bars import Bar
+
+ROOT = Path(__file__).parents[2]
+PYTHONS = {6: ROOT / ".venv-ipykernel6" / "bin" / "python", 7: Path(sys.executable)}
+
+
+class Batch:
+    """A batch whose tasks end when a test says so."""
+
+    def __init__(self, total: int = 10) -> None:
+        self.total, self.done, self.failures, self.held = total, 0, (), 0
+        self.looks = 0
+        self.error: Exception | None = None
+
+    async def snapshot(self) -> Snapshot:
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        failed = sum(group.count for group in self.failures)
+        counts = Counts(pending=self.total - self.done - failed, completed=self.done, failed=failed)
+        return Snapshot("svc", counts, 0, self.held, 1.0, None, None, 0, 1, self.failures)
+
+
+class Screen:
+    """What a front end shows, and every message that it got."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, dict[str, str]]] = []
+        self.shown: dict[str, dict[str, str]] = {}
+        self.cell = "first"
+        self.drawn = asyncio.Event()
+
+    def publish(self, bundle: dict[str, str], display_id: str, update: bool = False) -> None:
+        assert (display_id in self.shown) is update
+        self.shown[display_id] = dict(bundle)
+        self.messages.append((display_id, dict(bundle)))
+        self.drawn.set()
+
+    def texts(self, part: str = "") -> list[str]:
+        """What the bars (or their buttons or failures) show, in the order of their displays."""
+        parts = {
+            name: bundle for name, bundle in self.shown.items() if name.partition("-")[2].partition("-")[2] == part
+        }
+        return [bundle.get("text/html", bundle["text/plain"]) for bundle in parts.values()]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                self.drawn.clear()
+                await self.drawn.wait()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A kernel's front end."""
+    screen = Screen()
+    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
+    monkeypatch.setattr(bars, "publish", screen.publish)
+    for module in (bars, frontend):
+        monkeypatch.setattr(module, "in_kernel", lambda: True)
+        monkeypatch.setattr(module, "current_cell", lambda: screen.cell)
+    return screen
+
+
+@pytest.fixture
+def buttons(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Buttons without widgets: what was made and drawn."""
+    seen = SimpleNamespace(clicked=None, drawn=[], closed=False)
+
+    def made(actions: Any, clicked: Callable[[str], None]) -> SimpleNamespace:
+        seen.clicked = clicked
+        return SimpleNamespace(bundle=lambda: {"text/plain": "buttons"}, draw=draw, close=close)
+
+    def draw(snapshot: Snapshot, busy: bool) -> None:
+        seen.drawn.append(busy)
+
+    def close() -> None:
+        seen.closed = True
+
+    monkeypatch.setattr(bars.Buttons, "made", made)
+    return seen
+
+
+def group(error: str, count: int = 1) -> FailureGroup:
+    return FailureGroup("ValueError", error, count, "id", None)
+
+
+async def test_it_draws_what_changed_and_ends_as_static_html(screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: "10</span> left" in screen.texts()[0])
+    batch.done = 4
+    bar.touch()
+    await screen.until(lambda: "6</span> left" in screen.texts()[0])
+    batch.done = 10
+    await bar.finish()
+    assert bar.ended
+    assert "sitq-final" in screen.texts()[0]
+    assert screen.texts("failures") == [""]
+
+
+async def test_it_draws_at_most_four_times_a_second_whatever_the_rate(screen: Screen) -> None:
+    batch = Batch(100_000)
+    bar = Bar(batch.snapshot)
+    bar.show()
+    clock = asyncio.get_running_loop().time
+    end = clock() + 1.1
+    while clock() < end:
+        batch.done += 1
+        bar.touch()
+        await asyncio.sleep(0)
+    redraws = [name for name, _ in screen.messages if name in screen.shown and name.count("-") == 1][1:]
+    assert batch.done > 1000
+    assert 3 <= len(redraws) <= 5
+    assert batch.looks <= 5
+    await bar.finish()
+
+
+async def test_traffic_does_not_grow_with_the_batch(screen: Screen) -> None:
+    for total in (10, 1_000_000):
+        batch = Batch(total)
+        bar = Bar(batch.snapshot)
+        bar.show()
+        batch.failures = tuple(group(f"kind {'x' * n}") for n in range(100))
+        await bar.finish()
+    assert max(len(str(bundle)) for _, bundle in screen.messages) < 40_000
+
+
+async def test_time_goes_on_while_nothing_changes(screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: batch.looks >= 2)  # nobody touched it
+    await bar.finish()
+
+
+async def test_a_cell_that_shows_the_bar_shows_it_once(screen: Screen) -> None:
+    bar = Bar(Batch().snapshot)
+    bar.show()
+    assert bar.shown_in_this_cell()
+    bar.show()
+    assert len(screen.texts()) == 1
+    await bar.finish()
+
+
+async def test_another_cell_mirrors_the_bar(screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    screen.cell = "second"
+    assert not bar.shown_in_this_cell()
+    bar.show()
+    batch.done = 10
+    await bar.finish()
+    first, second = screen.texts()
+    assert first == second
+    assert "sitq-final" in first
+
+
+async def test_a_bar_that_has_ended_is_shown_as_it_ended(screen: Screen, buttons: SimpleNamespace) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot, {"pause": batch.snapshot})
+    bar.show()
+    batch.done = 10
+    await bar.finish()
+    before = len(screen.messages)
+    screen.cell = "next day"
+    bar.show()
+    assert len(screen.messages) == before + 1
+    assert screen.texts()[0] == screen.texts()[1]
+
+
+async def test_a_bar_ends_by_itself_when_every_task_has_ended(screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    batch.done = 10
+    bar.touch()
+    await screen.until(lambda: "sitq-final" in screen.texts()[0])
+    await bar.finish()
+
+
+async def test_unfolded_failures_are_drawn_anew_only_for_a_new_kind(screen: Screen) -> None:
+    batch = Batch(1000)
+    bar = Bar(batch.snapshot)
+    bar.show()
+
+    def redraws() -> int:
+        return sum(name.endswith("-failures") for name, _ in screen.messages)
+
+    batch.failures = (group("C must be positive, not -1"),)
+    bar.touch()
+    await screen.until(lambda: "C must be" in screen.texts("failures")[0])
+    before = redraws()
+    batch.failures = (group("C must be positive, not -7", 40),)  # the same kind: more of them, another example
+    bar.touch()
+    await screen.until(lambda: "40 failed" in screen.texts()[0])
+    assert redraws() == before
+    batch.failures = (*batch.failures, group("another cause"))
+    bar.touch()
+    await screen.until(lambda: "another cause" in screen.texts("failures")[0])
+    assert redraws() == before + 1
+    await bar.finish()
+    assert "40 × <b>ValueError" in screen.texts()[0]
+
+
+async def test_a_click_in_any_thread_runs_its_action_in_the_loop(screen: Screen, buttons: SimpleNamespace) -> None:
+    ran: list[threading.Thread] = []
+
+    async def pause() -> int:
+        ran.append(threading.current_thread())
+        return 7
+
+    bar = Bar(Batch().snapshot, {"pause": pause})
+    bar.show()
+    click = threading.Thread(target=lambda: buttons.clicked("pause"))
+    click.start()
+    await asyncio.to_thread(click.join)
+    await screen.until(lambda: "pause: 7 tasks" in screen.texts()[0])
+    assert ran == [threading.current_thread()]
+    await bar.finish()
+
+
+async def test_an_error_of_an_action_stands_in_the_bar_to_its_end(screen: Screen, buttons: SimpleNamespace) -> None:
+    async def cancel() -> None:
+        raise RuntimeError("the database is locked")
+
+    bar = Bar(Batch().snapshot, {"cancel": cancel})
+    bar.show()
+    buttons.clicked("cancel")
+    await screen.until(lambda: "cancel failed: RuntimeError: the database is locked" in screen.texts()[0])
+    await bar.finish()
+    assert "cancel failed: RuntimeError: the database is locked" in screen.texts()[0]
+
+
+async def test_a_click_after_the_loop_is_closed_does_nothing(screen: Screen, buttons: SimpleNamespace) -> None:
+    def run() -> None:
+        async def shown() -> None:
+            Bar(Batch().snapshot, {"pause": Batch().snapshot}).show()
+
+        asyncio.run(shown())
+
+    await asyncio.to_thread(run)
+    buttons.clicked("pause")
+
+
+async def test_retry_at_the_last_moment_keeps_the_bar_alive(screen: Screen, buttons: SimpleNamespace) -> None:
+    batch = Batch(10)
+    batch.done, batch.failures = 8, (group("no"),)
+    retried = asyncio.Event()
+
+    async def retry() -> int:
+        batch.failures = ()
+        retried.set()
+        return 1
+
+    bar = Bar(batch.snapshot, {"retry": retry})
+    bar.show()
+    await screen.until(lambda: "8 completed" in screen.texts()[0])
+    buttons.clicked("retry")
+    batch.done = 9
+    await screen.until(lambda: "retry: 1 task" in screen.texts()[0])
+    assert retried.is_set()
+    assert "sitq-final" not in screen.texts()[0]
+    await bar.finish()
+
+
+async def test_the_buttons_go_at_the_end(screen: Screen, buttons: SimpleNamespace) -> None:
+    bar = Bar(Batch().snapshot, {"pause": Batch().snapshot})
+    bar.show()
+    assert screen.texts("buttons") == ["buttons"]
+    await bar.finish()
+    assert screen.texts("buttons") == [""]
+    assert buttons.closed
+
+
+async def test_a_batch_that_cannot_be_read_for_a_moment_is_drawn_again(screen: Screen) -> None:
+    batch = Batch()
+    batch.error = RuntimeError("locked")
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: "the batch cannot be read: RuntimeError: locked" in screen.texts()[0])
+    batch.error = None
+    bar.touch()
+    await screen.until(lambda: "10</span> left" in screen.texts()[0])
+    assert "cannot be read" not in screen.texts()[0]
+    await bar.finish()
+
+
+async def test_a_bar_gives_up_on_a_batch_that_is_gone(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "PERIOD_S", 0.001)
+    monkeypatch.setattr(bars, "TICK_S", 0.002)
+    batch = Batch()
+    batch.error = RuntimeError("closed")
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: batch.looks == bars.TRIES)
+    await bar.finish()
+    assert batch.looks == bars.TRIES
+    assert "cannot be read: RuntimeError: closed" in screen.texts()[0]
+
+
+async def test_finish_draws_nothing_where_nothing_was_shown(screen: Screen) -> None:
+    await Bar(Batch().snapshot).finish()
+    assert screen.messages == []
+
+
+async def test_a_waiter_that_is_cancelled_does_not_take_the_last_drawing_with_it(screen: Screen) -> None:
+    batch = Batch()
+    go_on = asyncio.Event()
+
+    async def slow() -> Snapshot:
+        await go_on.wait()
+        return await batch.snapshot()
+
+    bar = Bar(slow)
+    bar.show()
+    waiter = asyncio.create_task(bar.finish())
+    await asyncio.sleep(0)
+    waiter.cancel()
+    go_on.set()
+    await screen.until(lambda: "sitq-final" in screen.texts()[0])
+
+
+# Modes
+
+
+@pytest.mark.parametrize("asked", ["off", "text", "html", "widget", ""])
+async def test_sitq_progress_chooses_what_a_kernel_shows(
+    asked: str, screen: Screen, buttons: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SITQ_PROGRESS", asked)
+    bar = Bar(Batch().snapshot, {"pause": Batch().snapshot})
+    bar.show()
+    kinds = {
+        "off": [],
+        "text": [{"text/plain"}],
+        "html": [{"text/plain", "text/html"}] * 2,
+        "widget": [{"text/plain", "text/html"}, {"text/plain"}, {"text/plain", "text/html"}],
+    }
+    assert [set(bundle) for bundle in screen.shown.values()] == kinds[asked or "widget"]
+    await bar.finish()
+
+
+async def test_a_bad_mode_is_told_with_the_choices(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITQ_PROGRESS", "htlm")
+    with pytest.raises(
+        InvalidArgument, match=r"must be one of off, text, html, widget, not 'htlm'; did you mean 'html'"
+    ):
+        Bar(Batch().snapshot).show()
+
+
+class Terminal(io.StringIO):
+    def __init__(self, encoding: str = "utf-8", tty: bool = True) -> None:
+        super().__init__()
+        self._encoding, self._tty = encoding, tty
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
+    monkeypatch.setattr(frontend, "_shell", lambda: None)
+
+
+async def run_in(stream: Terminal | None, monkeypatch: pytest.MonkeyPatch, *batches: Batch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = [Bar(batch.snapshot) for batch in batches]
+    for bar, batch in zip(shown, batches, strict=True):
+        bar.show()
+        while not batch.looks:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for bar, batch in zip(shown, batches, strict=True):
+        batch.done = batch.total
+        await bar.finish()
+
+
+async def test_a_terminal_has_one_line_that_ends_with_a_newline(
+    no_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    await run_in(terminal, monkeypatch, Batch(1000))
+    assert terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().startswith("\rsvc ──────────")
+    before, last = terminal.getvalue().rsplit("\r", 1)
+    assert last.rstrip() == "svc ━━━━━━━━━━ 1,000/1,000 done · took 0:01"
+    assert len(last) >= len(before.rsplit("\r", 1)[1])  # covers what stood there
+
+
+async def test_a_pipe_gets_the_last_line_only(no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Terminal(tty=False)
+    await run_in(pipe, monkeypatch, Batch(10))
+    assert pipe.getvalue() == "svc ━━━━━━━━━━ 10/10 done · took 0:01\n"
+
+
+async def test_two_bars_do_not_write_over_each_other(no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    await run_in(terminal, monkeypatch, Batch(10), Batch(20))
+    lines = terminal.getvalue().split("\n")
+    assert [line.rsplit("\r", 1)[-1].split(" done")[0][-5:] for line in lines[:2]] == ["10/10", "20/20"]
+
+
+async def test_a_terminal_without_the_signs_gets_others(no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal("ascii")
+    await run_in(terminal, monkeypatch, Batch(10))
+    assert "10/10 done ? took 0:01" in terminal.getvalue()
+
+
+async def test_a_closed_or_missing_stream_hurts_nobody(no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = Terminal()
+    closed.close()
+    for stream in (closed, None):
+        await run_in(stream, monkeypatch, Batch(10))
+
+
+# Real kernels
+
+FAKE = """
+import asyncio
+from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.notebook.bars import Bar
+
+done, ready = 0, asyncio.Event()
+
+async def snapshot():
+    ready.set()
+    failed = (FailureGroup("ValueError", "C must be positive", 1, "id", "Traceback …"),) if done else ()
+    counts = Counts(pending=9 - 9 * done, completed=9 * done, failed=1)
+    return Snapshot("svc", counts, 0, 0, 1.0, None, None, 0, 1, failed)
+
+bar = Bar(snapshot, {"pause": snapshot, "cancel": snapshot})
+"""
+END = "done = 1; bar.touch(); await bar.finish()"
+
+
+@pytest.fixture(params=PYTHONS)
+def kernel(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    skip_or_fail: Callable[[str], NoReturn],
+) -> Iterator[str]:
+    """Name of a kernel with one version of ipykernel."""
+    python = PYTHONS[request.param]
+    if not python.exists():
+        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
+    folder = tmp_path / "spec"
+    folder.mkdir()
+    argv = f'["{python}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"]'
+    (folder / "kernel.json").write_text(f'{{"argv": {argv}, "display_name": "test", "language": "python"}}')
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
+    KernelSpecManager().install_kernel_spec(str(folder), "sitq-test", user=True)
+    yield "sitq-test"
+
+
+def execute(kernel: str, *sources: str) -> list[list[Any]]:
+    """Run cells; the data of their outputs."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name=kernel, timeout=60).execute()
+    return [[output.get("data", output.get("text")) for output in cell.outputs] for cell in notebook.cells]
+
+
+@pytest.mark.kernel
+def test_a_bar_of_an_earlier_cell_keeps_its_end_as_html(kernel: str) -> None:
+    _, shown, _ = execute(kernel, FAKE, "bar.show(); await ready.wait()", END)
+    bar, buttons, failures = shown
+    assert "sitq-final" in bar["text/html"]
+    assert "1 × <b>ValueError" in bar["text/html"]
+    assert bar["text/plain"].startswith("svc ━━━━━━━━━━ 10/10 done · 1 failed")
+    for emptied in (buttons, failures):
+        assert dict(emptied) == {"text/html": "", "text/plain": ""}
+
+
+@pytest.mark.kernel
+def test_a_bar_that_is_awaited_in_the_cell_that_shows_it_is_there_once(kernel: str) -> None:
+    _, shown, mirrored = execute(
+        kernel, FAKE, "bar.show(); bar.show(); await ready.wait(); bar.show()", f"bar.show(); {END}"
+    )
+    assert [output["text/plain"][:3] for output in shown] == ["svc", "", ""]
+    assert shown[0] == mirrored[0]
+
+
+@pytest.mark.kernel
+def test_a_live_bar_has_buttons_and_no_text_of_theirs(kernel: str) -> None:
+    _, shown = execute(kernel, FAKE, "bar.show(); await ready.wait()")
+    assert "application/vnd.jupyter.widget-view+json" in shown[1]
+    assert shown[1]["text/plain"] == ""
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("asked", "kinds"), [("off", []), ("text", [["text/plain"]])])
+def test_a_kernel_obeys_sitq_progress(
+    asked: str, kinds: list[list[str]], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SITQ_PROGRESS", asked)
+    _, shown, _ = execute(kernel, FAKE, "bar.show()", END)
+    assert [list(output) for output in shown] == kinds
+    assert all(re.match(r"svc ━{10} 10/10 done", output["text/plain"]) for output in shown)

@@ -1,0 +1,201 @@
+"""A frame of tasks: the same columns whatever is in it, local times, parameters and results without unpickling."""
+
+import json
+import math
+import random
+import time
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sitq.errors import InvalidArgument
+from sitq.models import STATES, TaskRow, Waits
+from sitq.notebook.frames import COLUMNS, MOST_COLUMNS, local_zone, resolve, task_frame
+
+T0 = 1_780_000_000_000_000  # a summer's day of 2026, in µs
+PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = range(5)
+
+
+def row(number: int = 1, state: int = COMPLETED, **changes: Any) -> TaskRow:
+    usual = dict.fromkeys(TaskRow._fields)
+    usual |= {"number": number, "state": state, "waits": 0, "cancelling": 0, "lane": "default", "priority": 0}
+    usual |= {"function": "train", "attempts": 1, "losses": 0, "failures": 0, "enqueued_at": T0}
+    return TaskRow(**usual | changes)
+
+
+def frame(*rows: TaskRow, **options: Any) -> pd.DataFrame:
+    return task_frame(rows, [f"task-{r.number}" for r in rows], **options)
+
+
+def params(*values: Any) -> pd.Series:
+    return frame(*(row(n, params=json.dumps({"C": value})) for n, value in enumerate(values)))["param.C"]
+
+
+def test_an_empty_frame_has_the_columns_and_dtypes_of_a_full_one() -> None:
+    full = frame(row(started_at=T0, finished_at=T0, duration_s=1.0, worker="w", error="e", tags='["a"]', position=3))
+    empty = frame()
+    assert list(full.columns) == list(empty.columns) == list(COLUMNS)
+    assert full.dtypes.equals(empty.dtypes)
+    assert empty.index.name == "task_id"
+
+
+def test_the_documented_dtypes_are_those_of_the_frame() -> None:
+    meant = {"text": str(pd.Series(["a"]).dtype), "time": f"datetime64[us, {local_zone()}]"}
+    assert {name: meant.get(dtype, dtype) for name, (dtype, _) in COLUMNS.items()} == frame().dtypes.astype(
+        str
+    ).to_dict()
+
+
+def test_status_is_ordered_as_a_task_lives() -> None:
+    status = frame(*(row(n, state) for n, state in enumerate([FAILED, PENDING, COMPLETED])))["status"]
+    assert list(status.cat.categories) == [str(state) for state in STATES]
+    assert list(status.sort_values()) == ["pending", "completed", "failed"]
+
+
+def test_what_a_user_looks_for_comes_first() -> None:
+    made = frame(row(params='{"C": 1}', fields='{"accuracy": 0.9}'))
+    assert list(made.columns[:5]) == ["param.C", "result.accuracy", "status", "duration_s", "wait_s"]
+
+
+def test_times_are_local_over_daylight_saving_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    half_a_year = 182 * 86400 * 1_000_000
+    told = frame(row(1), row(2, enqueued_at=T0 - half_a_year))["enqueued_at"]
+    assert str(told.dtype) == "datetime64[us, Europe/Berlin]"
+    assert [moment.utcoffset() for moment in told] == [timedelta(hours=2), timedelta(hours=1)]
+    assert [int(moment.timestamp() * 1e6) for moment in told] == [T0, T0 - half_a_year]
+
+
+def test_a_zone_without_a_key_still_gives_local_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST")
+    assert frame(row())["enqueued_at"].dt.tz is not None
+
+
+def test_the_zone_of_a_path_in_tz_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", ":/usr/share/zoneinfo/Asia/Tokyo")
+    assert str(local_zone()) == "Asia/Tokyo"
+
+
+def test_a_scalar_result_is_the_column_result() -> None:
+    assert frame(row(fields='{"": 0.5}'))["result"].tolist() == [0.5]
+
+
+def test_a_missing_value_leaves_numbers_numbers() -> None:
+    assert params(1, None, 3).dtype == np.float64
+    assert params(1, 2.5).dtype == np.float64
+    assert params(1, 2).dtype == np.int64
+    assert params(True, False).dtype == bool
+    assert params(True, None).tolist() == [True, None]
+    assert params(True, 2).tolist() == [True, 2]  # not [1, 2]
+    assert params("rbf", None).isna().tolist() == [False, True]
+    assert params([1, 2], None).tolist() == [[1, 2], None]
+    assert params(None, None).tolist() == [None, None]
+
+
+def test_a_large_integer_is_never_rounded() -> None:
+    seed = 2**53 + 1
+    assert params(seed, None).iloc[0] == seed
+    assert params(2**70, None).tolist() == [2**70, None]
+    assert params(2**70, 1).tolist() == [2**70, 1]
+
+
+def test_infinity_and_nan_come_back() -> None:
+    values = params(math.inf, -math.inf, math.nan)
+    assert values.dtype == np.float64
+    assert values.tolist()[:2] == [math.inf, -math.inf]
+    assert math.isnan(values.iloc[2])
+
+
+def test_rows_with_different_parameters_share_a_frame() -> None:
+    made = frame(row(1, params='{"C": 1}'), row(2, params='{"C": 2, "gamma": 0.1}'), row(3))
+    assert made["param.gamma"].isna().tolist() == [True, False, True]
+    assert made["param.C"].tolist()[:2] == [1, 2]
+
+
+def test_prefixes_go_only_where_nothing_becomes_ambiguous() -> None:
+    both = row(params='{"C": 1, "std": 2, "status": 3}', fields='{"std": 4, "accuracy": 5}')
+    made = frame(both, prefix=False)
+    assert list(made.columns[:5]) == ["C", "param.std", "param.status", "result.std", "accuracy"]
+    assert made.columns.is_unique
+
+
+def test_derived_states_are_those_of_pending_tasks() -> None:
+    every = Waits.SCHEDULED | Waits.LEFT | Waits.BLOCKED
+    made = frame(row(1, PENDING, waits=every, attempts=2), row(2, COMPLETED, waits=every, attempts=2))
+    derived = made[["scheduled", "held", "blocked", "retrying"]]
+    assert derived.iloc[0].all()
+    assert not derived.iloc[1].any()
+
+
+def test_a_wait_starts_when_the_task_could_run_and_is_never_below_zero() -> None:
+    second = 1_000_000
+    made = frame(
+        row(1, started_at=T0 + 3 * second),
+        row(2, started_at=T0 + 3 * second, run_at=T0 + 2 * second),
+        row(3, started_at=T0 - second),  # another machine's clock
+        row(4),
+    )
+    assert made["wait_s"].tolist()[:3] == [3.0, 1.0, 0.0]
+    assert math.isnan(made["wait_s"].iloc[3])
+
+
+def test_damaged_parameters_are_told_and_missing_and_hurt_no_other_row() -> None:
+    with pytest.warns(UserWarning, match="2 of 4 rows have damaged parameters"):
+        made = frame(row(1, params='{"C": 1}'), row(2, params='{"C": '), row(3, params="7"), row(4, params='{"C": 4}'))
+    assert made["param.C"].isna().tolist() == [False, True, True, False]
+
+
+def test_json_that_pairs_up_with_its_neighbour_moves_no_row() -> None:
+    with pytest.warns(UserWarning, match="damaged"):
+        made = frame(row(1, params='{"C": 1}, {"C": 2}'), row(2, params='{"C": 3}'))
+    assert made["param.C"].tolist()[1] == 3
+
+
+def test_results_keyed_by_sample_do_not_explode() -> None:
+    rows = [row(n, fields=json.dumps({f"sample{n}": 1, "loss": 2})) for n in range(MOST_COLUMNS + 50)]
+    with pytest.warns(UserWarning, match=r"1,051 different result fields: the 1,000 commonest"):
+        made = frame(*rows)
+    assert len([name for name in made.columns if name.startswith("result.")]) == MOST_COLUMNS
+    assert "result.loss" in made.columns
+
+
+def test_as_many_ids_as_rows() -> None:
+    with pytest.raises(InvalidArgument, match="1 rows and 2 ids"):
+        task_frame([row()], ["a", "b"])
+
+
+def test_a_column_is_found_without_its_prefix_and_an_unknown_one_is_named_with_its_nearest() -> None:
+    made = frame(row(params='{"gamma": 1}', fields='{"accuracy": 1}'))
+    assert resolve(made, "gamma", "by") == "param.gamma"
+    assert resolve(made, "status", "by") == "status"
+    with pytest.raises(InvalidArgument, match=r"by: no column 'gama'; did you mean 'gamma'\? \(known: param.gamma, "):
+        resolve(made, "gama", "by")
+
+
+def test_a_hundred_thousand_tasks_make_a_frame_within_a_second() -> None:
+    choose = random.Random(1)
+    rows = [
+        row(
+            n,
+            COMPLETED if n % 3 else FAILED,
+            position=n,
+            batch="svc",
+            started_at=T0,
+            finished_at=T0,
+            worker=f"w{n % 8}",
+        )
+        ._replace(params=json.dumps({"C": 0.1, "gamma": 1e-3, "seed": n % 5, "kernel": "rbf"}), tags='["a"]')
+        ._replace(fields=json.dumps({"accuracy": choose.random(), "std": 0.1}) if n % 3 else None)
+        for n in range(100_000)
+    ]
+    ids = [f"{n:08x}-abcde" for n in range(100_000)]
+    took = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        made = task_frame(rows, ids)
+        took.append(time.perf_counter() - begun)
+    assert len(made) == 100_000
+    assert min(took) <= 1.0

@@ -1,0 +1,195 @@
+"""The shape of the house: what may import what, what `import sitq` costs, what is public."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sitq
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "sitq"
+
+# Each module and those it stands on; it may import them and whatever they stand on, and nothing else of sitq.
+# `import sitq` itself, the public face, is nobody's to import.
+STANDS_ON = {
+    "version": (),
+    "errors": (),
+    "loops": (),
+    "awaiting": (),
+    "models": ("errors",),
+    "checks": ("durations",),
+    "durations": ("errors",),
+    "retry": ("models", "durations"),
+    "serialization": ("retry",),
+    "sealing": ("retry",),
+    "identity": ("errors",),
+    "params": ("errors",),
+    "call": ("serialization", "sealing", "params"),
+    "selection": ("identity", "models"),
+    "options": ("checks", "retry"),
+    "backends": (),
+    "backends.base": ("identity", "sealing", "models"),
+    "backends.guard": ("backends.base",),
+    "backends.queries": ("backends.base",),
+    "backends.schema": ("backends.base",),
+    "backends.writer": ("errors", "loops"),
+    "backends.operations": ("backends.base", "backends.queries", "backends.writer"),
+    "backends.connecting": ("backends.schema", "backends.writer"),
+    "backends.heart": ("backends.connecting", "backends.guard", "backends.operations"),
+    "backends.sqlite": ("backends.heart", "durations"),
+    "executors": (),
+    "executors.base": ("call",),
+    "executors.local": ("executors.base", "loops"),
+    "session": ("backends.base", "loops", "version"),
+    "events": ("backends.base", "loops"),
+    "stores": ("backends.sqlite", "serialization"),
+    "results": ("backends.base", "serialization"),
+    "interrupts": ("errors", "loops"),
+    "worker": ("session", "stores", "executors.local", "checks"),
+    "batch": ("results", "interrupts", "awaiting", "checks"),
+    "mapping": ("batch", "call"),
+    "queue": ("mapping", "session", "events", "stores", "options", "selection"),
+    "opening": ("queue", "worker"),
+    "sync": ("opening",),
+    # Draws records and knows nothing of queues, so that a frame of somebody else's file needs none of the rest.
+    "notebook": (),
+    "notebook.words": (),
+    "notebook.html": ("notebook.words", "errors"),
+    "notebook.frontend": ("errors",),
+    "notebook.buttons": ("notebook.words", "models"),
+    "notebook.bars": ("notebook.buttons", "notebook.frontend", "notebook.html"),
+    "notebook.frames": ("models",),
+    "notebook.stats": ("notebook.frames",),
+    "notebook.axes": ("notebook.words",),
+    "notebook.gantt": ("notebook.html",),
+    "notebook.plots": ("notebook.axes", "notebook.frames", "notebook.gantt"),
+}
+
+# These reach the notebook's modules, and only inside a function: pandas and its kin load when they are first needed.
+REACH_THE_NOTEBOOK_LAZILY = {
+    "batch",
+    "models",  # a record draws itself; the circle test keeps what it reaches from knowing records
+    "queue",
+    "sync",
+    "worker",
+}
+
+PUBLIC_NAMES = [
+    "Backend",
+    "Batch",
+    "CloudpickleSerializer",
+    "Counts",
+    "Interrupted",
+    "JSONSerializer",
+    "Result",
+    "RetryPolicy",
+    "SQLiteBackend",
+    "SitqError",
+    "Status",
+    "SyncTaskQueue",
+    "Task",
+    "TaskFailed",
+    "TaskNotFound",
+    "TaskQueue",
+    "Worker",
+    "grid",
+    "open_sync",
+    "plots",
+]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FACE = ""  # sitq/__init__.py, which may import everything
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """The modules of sitq that a module imports, and whether it does so only inside a function.
+
+    Imports for annotations alone (`if TYPE_CHECKING:`) run nothing and are no arrows.
+    """
+    path = MODULES[module]
+    package = ["sitq", *path.relative_to(PACKAGE).parent.parts]
+
+    def visit(node: ast.AST, inside_function: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            targets = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            targets = []
+        for target in targets:
+            parts = target.split(".")
+            if parts[0] == "sitq":
+                inner = parts[1:]
+                # `from sitq.errors import SitqError` names what is inside a module.
+                while ".".join(inner) not in MODULES:
+                    inner = inner[:-1]
+                yield ".".join(inner), inside_function
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def all_below(module: str) -> set[str]:
+    below = set(STANDS_ON[module])
+    return below.union(*(all_below(lower) for lower in below))
+
+
+def test_the_table_has_no_circles() -> None:
+    graphlib.TopologicalSorter(STANDS_ON).prepare()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != FACE])
+def test_arrows_point_down_only(module: str) -> None:
+    assert module in STANDS_ON, f"sitq/{module}: give the new module its place in STANDS_ON"
+    allowed = all_below(module) | {module}
+    for target, inside_function in imports(module):
+        lazy = inside_function and module in REACH_THE_NOTEBOOK_LAZILY and target.split(".")[0] == "notebook"
+        assert lazy or target in allowed, f"{module} imports {target or 'the face'}, which is not below it"
+
+
+def test_there_are_no_circles_even_inside_functions() -> None:
+    graph = {module: {target for target, _ in imports(module)} for module in MODULES if module != FACE}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_import_sitq_loads_no_heavy_library() -> None:
+    heavy = {"pandas", "matplotlib", "ipywidgets", "IPython"}
+    loaded = subprocess.check_output([sys.executable, "-c", "import sys, sitq; print(*sys.modules)"], text=True).split()
+    assert heavy.isdisjoint(loaded)
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(sitq.__all__) == sorted(PUBLIC_NAMES)
+    for name in PUBLIC_NAMES:
+        assert getattr(sitq, name).__name__.rpartition(".")[2] == name
+
+
+def test_open_is_public_but_never_shadows_the_builtin() -> None:
+    assert callable(sitq.open)
+    assert "open" not in sitq.__all__
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_made_on() -> None:
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")
+    files = [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    assert files
+    folder = re.compile(rb"/(work|root)/")
+    assert [path for path in files if folder.search(path.read_bytes())] == []

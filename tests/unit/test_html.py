@@ -1,0 +1,314 @@
+"""Bars and cards as HTML and text: true, safe and short."""
+
+import re
+import time
+from datetime import datetime
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from sitq.models import Counts, FailureGroup, Result, Snapshot, Status, Task
+from sitq.notebook.html import (
+    COLOURS,
+    bar_html,
+    bar_text,
+    batch_card,
+    failures_html,
+    queue_card,
+    result_card,
+    task_card,
+    worker_card,
+)
+from sitq.notebook.words import clean, masked, one_line, tail
+
+EVIL = {
+    "script": "<script>alert(1)</script>",
+    "attribute": "\" onmouseover='alert(1)' x=\"",
+    "entity": "&lt;b&gt;",
+    "colours": "\x1b[31mred\x1b[0m",
+    "title of a terminal": "\x1b]0;owned\x07",
+    "control": "a\x00b\x08c\x9bd",
+    "bidi": "abc\u202efdp.exe\u2066",
+    "half a pair": "\ud83d",
+    "separator": "a\u2028b",
+    "megabyte": "x" * 1_000_000,
+}
+
+
+def snapshot(name: str = "svc", **changes: Any) -> Snapshot:
+    usual: dict[str, Any] = {"counts": Counts(pending=42, processing=8, completed=52, failed=3), "kept": 0, "held": 0}
+    usual |= {"elapsed_s": 4.5, "rate": 12.3, "eta_s": (5.0, 8.0), "running": 8, "slots": 8}
+    return Snapshot(name, **usual | changes)
+
+
+def group(text: str = "bad", count: int = 3, **changes: Any) -> FailureGroup:
+    return FailureGroup(
+        **{"error_type": "ValueError", "error": text, "count": count, "task_id": "id", "traceback": text} | changes
+    )
+
+
+def result(**changes: Any) -> Result:
+    usual: dict[str, Any] = {"task_id": "7k2m9qpa-x4tqe", "status": Status.COMPLETED, "error": None, "error_type": None}
+    usual |= {"traceback": None, "enqueued_at": datetime(2026, 1, 1), "started_at": None, "duration_s": 0.25}
+    usual |= {"finished_at": datetime(2026, 1, 1, 12), "attempts": 1, "worker": "w", "name": "train", "params": {}}
+    return Result(**usual | {"_load": lambda: pytest.fail("unpickled")} | changes)
+
+
+def task(**changes: Any) -> Task:
+    usual: dict[str, Any] = dict.fromkeys(Task.__dataclass_fields__)
+    usual |= {"task_id": "7k2m9qpa-x4tqe", "status": Status.PENDING, "function": "train", "attempts": 0, "params": {}}
+    return Task(**usual | {"waits": 0} | changes)
+
+
+class Reader(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def drawings(text: str) -> dict[str, str]:
+    """Everything that is drawn, with the text in every place that others write."""
+    failed = {"status": Status.FAILED, "error": text, "error_type": text, "traceback": text}
+    whole = snapshot(text, warnings=(text,), failures=(group(text, error_type=text, task_id=text),))
+    return {
+        "live": bar_html(whole, notes=[text]),
+        "final": bar_html(whole, final=True),
+        "batch": batch_card(whole),
+        "failures": failures_html(whole.failures),
+        "queue": queue_card(text, lane=text, state=text, notes=[text]),
+        "worker": worker_card(text, state=text, concurrency=1, running=1, done=1, lanes=[text]),
+        "result": result_card(result(name=text, worker=text, params={text: text}, **failed)),
+        "task": task_card(task(name=text, function=text, batch=text, worker=text, error=text, error_type=text)),
+    }
+
+
+@pytest.mark.parametrize("evil", EVIL)
+@pytest.mark.parametrize("what", drawings(""))
+def test_what_others_wrote_is_escaped_cut_and_harmless(what: str, evil: str) -> None:
+    html = drawings(EVIL[evil])[what]
+    read = Reader(html)
+    assert read.open == []
+    assert set(read.tags) <= {"b", "bdi", "details", "div", "i", "pre", "span", "summary", "table", "td", "tr"}
+    assert {name for name, _ in read.attributes} <= {
+        *("class", "style", "title", "role", "aria-label", "data-done", "data-left", "data-total")
+    }
+    assert len(html) < 40_000
+    html.encode()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202a-\u202e\u2066-\u2069]", html)
+
+
+@pytest.mark.parametrize("what", drawings(""))
+def test_no_formula_is_typeset(what: str) -> None:
+    html = drawings("$x^2$")[what]
+    assert "$x^2$" in html
+    assert re.match(r'<div class="[^"]*\btex2jax_ignore\b[^"]*\bmathjax_ignore\b', html)
+
+
+@pytest.mark.parametrize("what", drawings(""))
+def test_nothing_needs_a_style_sheet_a_script_or_a_picture(what: str) -> None:
+    assert not {"style", "script", "svg", "img", "link", "iframe"} & set(Reader(drawings("x")[what]).tags)
+
+
+# Words
+
+
+def test_colours_of_terminals_go_and_other_controls_are_replaced() -> None:
+    assert clean("\x1b[1;31mred\x1b[0m\n\tnext", 80) == "red\n\tnext"
+    assert clean("a\x1b]0;title\x07b\u202ec\x00", 80) == "a�b�c�"
+
+
+def test_a_megabyte_costs_no_more_than_a_line() -> None:
+    text = "\x1b[31m" * 200_000
+    begun = time.perf_counter()
+    assert len(one_line(text, 80)) <= 80
+    assert time.perf_counter() - begun < 0.02
+
+
+def test_text_is_cut_with_a_sign_and_never_longer_than_asked() -> None:
+    assert one_line("abcdef", 4) == "abc…"
+    assert one_line("abcd", 4) == "abcd"
+    assert len(clean("\x1b[31m" * 1000 + "x" * 1000, 10)) <= 10
+
+
+def test_a_traceback_keeps_its_end() -> None:
+    assert tail("first line\nsecond line\nthe cause", 15) == "… the cause"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:s3cret@db:5432/lab", "postgresql://ada:***@db:5432/lab"),
+        ("postgresql://ada:p@ss/w:rd@db/lab", "postgresql://ada:***@db/lab"),
+        ("postgresql://db/lab?user=ada&password=s3cret", "postgresql://db/lab?user=ada&password=***"),
+        ("host=db password='s3 cret' user=ada", "host=db password=*** user=ada"),
+        ("digits.db", "digits.db"),
+    ],
+)
+def test_passwords_are_masked(url: str, shown: str) -> None:
+    assert masked(url) == shown
+    assert "cret" not in queue_card(url)
+
+
+# The bar
+
+
+def test_the_text_is_one_true_line() -> None:
+    assert (
+        bar_text(snapshot())
+        == "svc ━━━━━───── 55/105 done · 50 left · 3 failed · 12.3/s · 0:04 elapsed · ETA 0:05–0:08"
+    )
+    assert "\n" not in bar_text(snapshot("two\nlines", warnings=("three\nmore\nlines",)))
+
+
+def test_what_was_kept_is_not_counted_as_done() -> None:
+    kept = snapshot(counts=Counts(pending=50, completed=175), kept=120)
+    assert "55/105 done · 120 kept · 50 left" in bar_text(kept)
+    assert "120 kept · 55 done · 50 left" in Reader(bar_html(kept)).text
+
+
+def test_a_finished_batch_tells_how_long_it_took_and_no_eta() -> None:
+    done = snapshot(counts=Counts(completed=100, failed=5), eta_s=None)
+    assert bar_text(done) == "svc ━━━━━━━━━━ 105/105 done · 5 failed · 12.3/s · took 0:04"
+
+
+def test_a_line_is_cut_to_the_width_of_its_terminal() -> None:
+    assert len(bar_text(snapshot(), width=40)) == 40
+
+
+@pytest.mark.parametrize("total", [0, 1, 1_000_000])
+def test_a_bar_of_any_size_is_small(total: int) -> None:
+    html = bar_html(snapshot(counts=Counts(pending=total), rate=None, eta_s=None))
+    assert len(html) < 4_000
+    assert f"{total:,} left" in Reader(html).text
+
+
+def test_every_state_stands_in_words_beside_its_colour() -> None:
+    counts = Counts(pending=40, processing=8, completed=52, failed=3, cancelled=2)
+    html = bar_html(snapshot(counts=counts, held=10))
+    for n, state in (
+        (52, "completed"),
+        (3, "failed"),
+        (8, "processing"),
+        (30, "pending"),
+        (10, "held"),
+        (2, "cancelled"),
+    ):
+        assert f"{n} {state}" in Reader(html).text
+        assert COLOURS[state] in html
+
+
+def test_the_picture_has_a_text_alternative_and_failures_have_stripes() -> None:
+    html = bar_html(snapshot())
+    assert 'role="img" aria-label="svc: 52 completed, 3 failed, 8 processing, 42 pending"' in html
+    assert html.count("linear-gradient") == 2  # in the bar and in the legend
+
+
+def test_tests_can_read_the_numbers() -> None:
+    assert 'data-done="55" data-left="50" data-total="105"' in bar_html(snapshot())
+    assert '<span class="sitq-done">55</span>' in bar_html(snapshot())  # a page that is not trusted strips data-*
+
+
+def test_a_live_bar_tells_slots_eta_and_warnings_but_not_failures() -> None:
+    text = Reader(bar_html(snapshot(warnings=("nothing runs: no worker",), failures=(group(),)))).text
+    assert "8 of 8 slots in use" in text
+    assert "ETA 0:05–0:08" in text
+    assert "nothing runs: no worker" in text
+    assert "ValueError" not in text
+
+
+def test_the_final_bar_tells_the_whole_story() -> None:
+    done = snapshot(counts=Counts(completed=102, failed=3), eta_s=None, failures=(group("C must be positive"),))
+    html = bar_html(done, final=True, at=datetime(2026, 1, 1, 12, 30))
+    text = Reader(html).text
+    assert "105 done · 0 left" in text
+    assert "took 0:04 · 2026-01-01 12:30" in text
+    assert "3 × ValueError: C must be positive" in text
+    assert "<details" in html
+    assert "<pre" in html
+    assert "slots" not in text
+
+
+def test_a_final_bar_of_an_unfinished_batch_says_that_it_is_a_moment() -> None:
+    text = Reader(bar_html(snapshot(), final=True)).text
+    assert "50 left · as it was when this was drawn" in text
+    assert "ETA" not in text
+
+
+def test_a_live_bar_tells_its_moment() -> None:
+    assert "at 12:30:05" in Reader(bar_html(snapshot(), at=datetime(2026, 1, 1, 12, 30, 5))).text
+
+
+def test_at_most_twenty_failures_are_listed_and_the_rest_is_a_number() -> None:
+    html = failures_html([group(f"number {n}") for n in range(25)])
+    assert Reader(html).tags.count("details") == 20
+    assert "… 5 more" in html
+    assert failures_html([]) == ""
+
+
+# Cards
+
+
+def test_a_result_card_never_unpickles() -> None:
+    read = result()
+    assert "value" not in Reader(result_card(read)).text
+    read.__dict__["value"] = {"accuracy": 0.98}
+    assert "value{'accuracy': 0.98}" in Reader(result_card(read)).text
+
+
+def test_a_value_whose_repr_fails_has_a_card() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    read = result()
+    read.__dict__["value"] = Broken()
+    assert "<Broken>" in Reader(result_card(read)).text
+
+
+def test_a_failed_result_unfolds_its_traceback() -> None:
+    html = result_card(result(status=Status.FAILED, error="no", error_type="ValueError", traceback="Traceback …"))
+    assert "<details" in html
+    assert "Traceback …" in Reader(html).text
+
+
+def test_a_queue_card_tells_lane_worker_and_tasks() -> None:
+    text = Reader(
+        queue_card("digits.db", counts=Counts(pending=5, completed=2), held=3, concurrency=8, state="paused")
+    ).text
+    assert "digits.db" in text
+    assert "paused" in text
+    assert "8 slots" in text
+    assert "7: 2 completed, 2 pending, 3 held" in text
+    assert "none in this process" in Reader(queue_card("digits.db")).text
+
+
+def test_a_task_card_tells_why_it_waits() -> None:
+    from sitq.models import Waits
+
+    assert "pending (scheduled, held)" in Reader(task_card(task(waits=Waits.SCHEDULED | Waits.LEFT))).text
+
+
+def test_a_card_with_many_parameters_lists_twenty() -> None:
+    html = result_card(result(params={f"p{n}": n for n in range(30)}))
+    assert "… 10 more" in html
+    assert "param.p19" in html
+    assert "param.p20" not in html
