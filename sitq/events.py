@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Results:
-    """Waits for results of one backend, in any event loop.
+    """Waits for results on behalf of one queue.
 
     A waiter registers first and reads second, so that no completion falls between. What is read in one turn of a loop
     is read by one query.
     """
 
     def __init__(self, backend: Backend):
-        self._backend = weakref.ref(backend)
+        self._backend = backend
         self._waiting: dict[int, list[tuple[AbstractEventLoop, Future[None]]]] = {}
         self._lock = threading.Lock()
         self._reads: dict[AbstractEventLoop, dict[int, Future[ResultRow | None]]] = {}
@@ -78,7 +77,8 @@ class Results:
                 self._forget(number, entry)
 
     def close(self) -> None:
-        """Wake everybody who waits, with an error."""
+        """Hear no more, and wake everybody who waits, with an error."""
+        self._backend.listeners.discard(self._heard)
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for entries in waiting.values():
@@ -109,9 +109,7 @@ class Results:
     async def _read_all(self, loop: AbstractEventLoop) -> None:
         reads = self._reads.pop(loop)
         try:
-            backend = self._backend()
-            assert backend is not None  # its queue waits for us
-            rows = {row.number: row for row in await backend.results(list(reads))}
+            rows = {row.number: row for row in await self._backend.results(list(reads))}
         except BaseException as error:
             for future in reads.values():
                 if not future.done():
@@ -150,14 +148,3 @@ def _wake(futures: list[Future[None]]) -> None:
 def _fail(future: Future[None]) -> None:
     if not future.done():
         future.set_exception(QueueClosed("the queue was closed while this waited for a result"))
-
-
-_results: weakref.WeakKeyDictionary[Backend, Results] = weakref.WeakKeyDictionary()
-
-
-def results_of(backend: Backend) -> Results:
-    """Return the one Results of a backend."""
-    found = _results.get(backend)
-    if found is None:
-        found = _results[backend] = Results(backend)
-    return found

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.batch import Batch
-from sitq.errors import InvalidArgument, SerializationError, SitqError, bad_type, nearest
+from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, nearest
 from sitq.models import NewBatch, NewCall, NewTasks, Options
 from sitq.params import params_of
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
 
+MAX_SHARED = 900_000_000  # bytes; SQLite's limit of a value is 10**9
 CHUNK = 10_000  # rows in one write
 TURN_S = 0.002  # packing rows leaves the loop to others this often
 
@@ -52,6 +53,11 @@ async def map_rows(
             payload = queue.serializer.dumps(value)
         except SerializationError as error:
             raise SerializationError(f"fixed[{key!r}] {error}") from error
+        if len(payload) > MAX_SHARED:
+            raise PayloadTooLarge(
+                f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"
+                " object: store it in a file and pass its path"
+            )
         digests[key] = hashlib.blake2b(payload, digest_size=16).digest()
         await backend.share(digests[key], payload, queue.serializer.number)
     batch, version = await backend.create_batch(NewBatch(name, options.lane, session, function, digests, record_result))

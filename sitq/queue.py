@@ -17,12 +17,13 @@ from sitq.errors import (
     BatchNotFound,
     InvalidArgument,
     QueueClosed,
+    SitqError,
     TaskNotFound,
     WrongEventLoop,
     bad_type,
 )
-from sitq.events import Results, results_of
-from sitq.loops import Tick, in_kernel
+from sitq.events import Results
+from sitq.loops import Tick, call_in_loop, in_kernel
 from sitq.mapping import map_rows
 from sitq.models import (
     MICROSECONDS,
@@ -95,6 +96,7 @@ class TaskQueue:
         self._connecting: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._results: Results | None = None
+        self._renewing: asyncio.Future[None] | None = None
         self._tick: Tick | None = None
         self._closed = False
         self._counts: Counts | None = None  # the last that were read, for reprs
@@ -132,20 +134,33 @@ class TaskQueue:
         await self.backend.open()
         try:
             loop = asyncio.get_running_loop()
-            self._session = await begin_session(
-                self.backend,
-                self.kind,
-                f"queue-{os.getpid()}",
-                alive=lambda: not loop.is_closed(),
-                lost=lambda error: None,
-                cancelled=lambda numbers: None,
-            )
-            self._results = results_of(self.backend)
+            await self._begin_session()
+            self._results = Results(self.backend)
             if in_kernel():
                 self._tick = Tick(loop)
         except BaseException:
             await self.backend.close()
             raise
+
+    async def _begin_session(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def lost(error: SitqError | None) -> None:
+            if error is None:  # others took us for dead; with an error the store itself is gone, and each verb says so
+                call_in_loop(loop, self._begin_session_soon)
+
+        self._session = await begin_session(
+            self.backend,
+            self.kind,
+            f"queue-{os.getpid()}",
+            alive=lambda: not loop.is_closed(),
+            lost=lost,
+            cancelled=lambda numbers: None,
+        )
+
+    def _begin_session_soon(self) -> None:
+        if not self._closed:
+            self._renewing = asyncio.ensure_future(self._begin_session())
 
     def _forget_loop(self) -> None:
         """Take up life in another loop, after ours was closed under us."""

@@ -16,7 +16,7 @@ from sitq.backends.operations import unpack_numbers
 from sitq.models import PENDING, SessionRow
 
 FIRST_POLL_S = 0.005  # after activity
-IDLE_POLL_S = 0.2  # when nothing happens
+IDLE_POLL_S = 0.05  # when nothing happens: 20 reads of a mapped page a second cost less than 0.1 % of a core
 
 
 class SQLiteHeart:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sitq.call import Call, Loader, Outcome, failed, run, succeeded
+from sitq.errors import InvalidArgument
 from sitq.executors.base import Deliver
 from sitq.loops import call_in_loop
 
@@ -42,6 +43,8 @@ class LocalExecutor:
 
     async def open(self, deliver: Deliver) -> None:
         """Get ready to deliver in this loop."""
+        if self._deliver not in (None, deliver):
+            raise InvalidArgument("this executor serves another worker; give each worker one of its own")
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
 
@@ -71,6 +74,8 @@ class LocalExecutor:
             self._growing = None
         for _ in range(self._threads):
             self._jobs.put(None)
+        self._threads = 0
+        self._deliver = None
 
     # ---- coroutines ----
     def _start(self, key: int, call: Call) -> None:

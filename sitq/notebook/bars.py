@@ -94,7 +94,7 @@ class Bar:
     def show(self) -> None:
         """Draw the bar here, unless this cell shows it already; further displays mirror the first.
 
-        Called in a running loop. A bar that has ended is drawn as it ended.
+        Called in a running loop. A bar that has ended is drawn as it ended, and goes on if the batch did.
 
         Raises
         ------
@@ -102,13 +102,15 @@ class Bar:
             ``SITQ_PROGRESS`` is none of `MODES`.
         """
         chosen = mode()
-        if chosen == "off" or self.shown_in_this_cell():
+        if chosen == "off":
             return
         self._mode = self._mode or chosen
-        self._cells.add(current_cell())
-        if in_kernel():
-            self._show_display()
-        if self._task is None:
+        if not self.shown_in_this_cell():
+            self._cells.add(current_cell())
+            if in_kernel():
+                self._show_display()
+        if self._task is None or self._task.done():
+            self._ending.clear()
             self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._run(), name="sitq bar", context=contextvars.Context())
 
@@ -145,9 +147,10 @@ class Bar:
                     if not ending:  # Retry, clicked at the last moment
                         continue
                 if ending or finished or failed >= TRIES:
-                    self._ended_at = datetime.now()
+                    self._ended_at = self._ended_at or datetime.now()
                     self._draw(final=True)
                     return
+                self._ended_at = None
                 self._draw(final=False)
                 await _within(self._ending, PERIOD_S)
                 await _within(self._changed, TICK_S - PERIOD_S)
@@ -155,6 +158,8 @@ class Bar:
             self._line.leave()
             if self._buttons is not None:
                 self._buttons.close()
+                self._buttons = None
+            self._kinds = {}
 
     def _act(self) -> None:
         """Start what was clicked."""
@@ -197,13 +202,20 @@ class Bar:
             publish(bundle, display_id, update=True)
         if self._mode == "text":
             return
-        if self._last is not None and self._buttons is not None:
-            self._buttons.draw(self._last, busy=bool(self._running))
         if final:
-            self._publish_all("buttons", _EMPTY)
+            if self._buttons is not None:
+                self._publish_all("buttons", _EMPTY)
             self._publish_all("failures", _EMPTY)
-        elif self._last is not None and self._failures_changed(self._last.failures):
-            self._publish_all("failures", self._failures_bundle())
+            return
+        if self._buttons is None and self._mode == "widget":  # the batch goes on after its end
+            self._buttons = Buttons.made(self._actions, self._clicked)
+            if self._buttons is not None:
+                self._publish_all("buttons", self._buttons.bundle())
+        if self._last is not None:
+            if self._buttons is not None:
+                self._buttons.draw(self._last, busy=bool(self._running))
+            if self._failures_changed(self._last.failures):
+                self._publish_all("failures", self._failures_bundle())
 
     def _publish_all(self, part: str, bundle: Mapping[str, Any]) -> None:
         for display_id in self._displays:
@@ -238,13 +250,13 @@ class Bar:
         ended = self.ended
         bundle = self._bundle(ended)
         publish({"text/plain": bundle["text/plain"]} if self._mode == "text" else bundle, display_id)
-        if ended or self._mode == "text":
+        if self._mode == "text":
             return
-        if self._mode == "widget" and self._buttons is None:
-            self._buttons = Buttons.made(self._actions, self._clicked)
-        if self._buttons is not None:
-            publish(self._buttons.bundle(), f"{display_id}-buttons")
-        publish(self._failures_bundle(), f"{display_id}-failures")
+        if self._mode == "widget" and self._actions:
+            if self._buttons is None and not ended:
+                self._buttons = Buttons.made(self._actions, self._clicked)
+            publish(_EMPTY if self._buttons is None else self._buttons.bundle(), f"{display_id}-buttons")
+        publish(_EMPTY if ended else self._failures_bundle(), f"{display_id}-failures")
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:

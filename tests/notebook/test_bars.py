@@ -5,7 +5,7 @@ import io
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -58,10 +58,9 @@ class Screen:
 
     def texts(self, part: str = "") -> list[str]:
         """What the bars (or their buttons or failures) show, in the order of their displays."""
-        parts = {
-            name: bundle for name, bundle in self.shown.items() if name.partition("-")[2].partition("-")[2] == part
-        }
-        return [bundle.get("text/html", bundle["text/plain"]) for bundle in parts.values()]
+        dashes = 2 if part else 1  # the name of a part follows a second dash
+        named = [name for name in self.shown if name.count("-") == dashes and name.endswith(part)]
+        return [self.shown[name].get("text/html", self.shown[name]["text/plain"]) for name in named]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -184,11 +183,29 @@ async def test_a_bar_that_has_ended_is_shown_as_it_ended(screen: Screen, buttons
     bar.show()
     batch.done = 10
     await bar.finish()
-    before = len(screen.messages)
     screen.cell = "next day"
     bar.show()
-    assert len(screen.messages) == before + 1
+    await bar.finish()
     assert screen.texts()[0] == screen.texts()[1]
+    assert "sitq-final" in screen.texts()[1]
+    assert screen.texts("buttons") == screen.texts("failures") == ["", ""]
+
+
+async def test_a_bar_goes_on_when_its_batch_does(screen: Screen, buttons: SimpleNamespace) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot, {"pause": batch.snapshot})
+    for cell in ("first", "second", "second"):  # awaited, then retried and awaited in another cell, and in that one
+        screen.cell = cell
+        batch.done = 9
+        bar.show()
+        await screen.until(lambda: "1</span> left" in screen.texts()[-1])
+        assert screen.texts("buttons")[-1] == "buttons"
+        batch.done = 10
+        await bar.finish()
+        assert "sitq-final" in screen.texts()[0]
+        assert set(screen.texts()) == {screen.texts()[0]}
+        assert set(screen.texts("buttons") + screen.texts("failures")) == {""}
+    assert len(screen.texts()) == 2
 
 
 async def test_a_bar_ends_by_itself_when_every_task_has_ended(screen: Screen) -> None:
@@ -467,7 +484,7 @@ def kernel(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     skip_or_fail: Callable[[str], NoReturn],
-) -> Iterator[str]:
+) -> str:
     """Name of a kernel with one version of ipykernel."""
     python = PYTHONS[request.param]
     if not python.exists():
@@ -480,7 +497,7 @@ def kernel(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("SITQ_PROGRESS", raising=False)
     KernelSpecManager().install_kernel_spec(str(folder), "sitq-test", user=True)
-    yield "sitq-test"
+    return "sitq-test"
 
 
 def execute(kernel: str, *sources: str) -> list[list[Any]]:
@@ -493,7 +510,7 @@ def execute(kernel: str, *sources: str) -> list[list[Any]]:
 
 @pytest.mark.kernel
 def test_a_bar_of_an_earlier_cell_keeps_its_end_as_html(kernel: str) -> None:
-    _, shown, _ = execute(kernel, FAKE, "bar.show(); await ready.wait()", END)
+    _, shown, _ = execute(kernel, FAKE, "bar.show(); _ = await ready.wait()", END)
     bar, buttons, failures = shown
     assert "sitq-final" in bar["text/html"]
     assert "1 × <b>ValueError" in bar["text/html"]
@@ -513,7 +530,7 @@ def test_a_bar_that_is_awaited_in_the_cell_that_shows_it_is_there_once(kernel: s
 
 @pytest.mark.kernel
 def test_a_live_bar_has_buttons_and_no_text_of_theirs(kernel: str) -> None:
-    _, shown = execute(kernel, FAKE, "bar.show(); await ready.wait()")
+    _, shown = execute(kernel, FAKE, "bar.show(); _ = await ready.wait()")
     assert "application/vnd.jupyter.widget-view+json" in shown[1]
     assert shown[1]["text/plain"] == ""
 
