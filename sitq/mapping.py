@@ -14,6 +14,7 @@ from sitq.batch import Batch
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, nearest
 from sitq.models import NewBatch, NewCall, NewTasks, Options
 from sitq.params import params_of
+from sitq.selection import is_pandas
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
@@ -120,7 +121,7 @@ def iterate(rows: Any) -> Iterator[Any]:
     """Return an iterator over rows of any kind; a DataFrame's rows are dicts."""
     if isinstance(rows, str | bytes | Mapping | type):
         raise bad_type("rows", rows, "an iterable of rows: a list, a generator, sitq.grid(…) or a DataFrame")
-    if type(rows).__module__.startswith("pandas.") and hasattr(rows, "itertuples") and hasattr(rows, "columns"):
+    if is_pandas(rows) and hasattr(rows, "itertuples"):
         names = list(rows.columns)
         if not all(isinstance(name, str) for name in names):
             raise InvalidArgument("rows: the columns of the DataFrame must be named by text, since they are keywords")

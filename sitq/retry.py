@@ -34,7 +34,7 @@ class RetryPolicy:
     Examples
     --------
     >>> policy = RetryPolicy(retries=3, delay=1, backoff=2, jitter=0)
-    >>> [policy.next_delay(failures, ["builtins.ValueError"]) for failures in (1, 2, 3, 4)]
+    >>> [policy.next_delay(failures, ["builtins.ValueError", "builtins.Exception"]) for failures in (1, 2, 3, 4)]
     [1.0, 2.0, 4.0, None]
     """
 

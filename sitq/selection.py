@@ -34,13 +34,17 @@ def select(selection: Any, ids: PublicIds) -> Filter:
     return Filter(numbers=[ids.number(task_id) for task_id in _ids(selection)])
 
 
+def is_pandas(value: object) -> bool:
+    """Whether this is an object of pandas, or of a subclass; told by names, since pandas may not be loaded."""
+    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__)
+
+
 def _ids(selection: Any) -> list[str]:
     if isinstance(selection, str):
         return [selection]
     if isinstance(selection, Result | Task):
         return [selection.task_id]
-    kind = type(selection)
-    if kind.__module__.startswith("pandas."):
+    if is_pandas(selection):
         return _ids_of_pandas(selection)
     if isinstance(selection, bytes | dict | type) or not isinstance(selection, Iterable):
         raise bad_type("selection", selection, WANTED)

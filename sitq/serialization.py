@@ -111,6 +111,7 @@ class JSONSerializer:
 
     Examples
     --------
+    >>> import math
     >>> serializer = JSONSerializer(allow=["math.sqrt"])
     >>> serializer.load_function(serializer.dump_function(math.sqrt))(9.0)
     3.0

@@ -17,7 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sitq.errors import BackendMoved
+from sitq.errors import BackendMoved, QueueClosed
 
 try:
     import fcntl
@@ -110,6 +110,15 @@ def acquire(path: Path, wal: bool) -> FileGuard:
         guard = _guards.get(identity)
         if guard is None:
             guard = _guards[identity] = FileGuard(path, wal)
+        guard.users += 1
+        return guard
+
+
+def share(guard: FileGuard) -> FileGuard:
+    """Return the same guard for one more user."""
+    with _lock:
+        if not guard.users:
+            raise QueueClosed(f"{guard.path} was closed meanwhile")
         guard.users += 1
         return guard
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sitq.backends import queries
 from sitq.backends.base import GAP, Beat, Change
 from sitq.backends.connecting import connect, patiently
-from sitq.backends.guard import FileGuard
+from sitq.backends.guard import FileGuard, release, share
 from sitq.backends.operations import unpack_numbers
 from sitq.models import PENDING, SessionRow
 
@@ -45,9 +45,9 @@ class SQLiteHeart:
         rescue: Callable[[Sequence[int]], None],
         end: Callable[[Sequence[int]], None],
     ):
+        self._guard = share(guard)  # its descriptors stay open until this thread has closed, too
         self._connection = connect(path, checkpoints=False)
         self._connection.execute("PRAGMA synchronous = NORMAL")  # a lost beat is no lost promise
-        self._guard = guard
         self._source = source
         self._publish = publish
         self.rescue = rescue
@@ -120,5 +120,8 @@ class SQLiteHeart:
         self._woken.set()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and the guard's descriptors if nobody else needs them."""
+        last = release(self._guard)
         self._connection.close()
+        if last:
+            self._guard.close_descriptors()

@@ -56,6 +56,7 @@ def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
 
     Examples
     --------
+    >>> from sitq.models import Counts, Snapshot
     >>> counts = Counts(pending=42, processing=8, completed=52, failed=3)
     >>> bar_text(Snapshot("svc", counts, 0, 0, 4.5, 12.3, (5, 8), 8, 8))
     'svc ━━━━━───── 55/105 done · 50 left · 3 failed · 12.3/s · 0:04 elapsed · ETA 0:05–0:08'

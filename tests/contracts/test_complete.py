@@ -50,9 +50,7 @@ async def test_a_failure_is_stored_with_its_error(backend: Backend, worker: int)
 
 
 @pytest.mark.parametrize("state", REPORTS)
-async def test_a_completion_counts_only_for_the_session_that_claimed(
-    backend: Backend, worker: int, state: int
-) -> None:
+async def test_a_completion_counts_only_for_the_session_that_claimed(backend: Backend, worker: int, state: int) -> None:
     await backend.enqueue(new_tasks())
     claim = await claim_one(backend, worker)
     before = await row(backend, claim.number)
@@ -163,7 +161,12 @@ async def test_an_attempt_that_another_follows_is_kept(backend: Backend, worker:
     assert (await row(backend, number)).failures == 1
     await backend.complete(worker, [completed(await claim_one(backend, worker))])
     first, second = await backend.attempts(number)
-    assert (first.attempt, first.ended, first.error_type, first.worker) == (1, "failed", "builtins.ValueError", "worker")
+    assert (first.attempt, first.ended, first.error_type, first.worker) == (
+        1,
+        "failed",
+        "builtins.ValueError",
+        "worker",
+    )
     assert first.finished_at is not None
     assert (second.attempt, second.ended, second.error_type) == (2, "completed", None)
 

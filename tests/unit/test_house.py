@@ -53,7 +53,7 @@ STANDS_ON = {
     "interrupts": ("errors", "loops"),
     "worker": ("session", "stores", "executors.local", "checks"),
     "batch": ("results", "interrupts", "awaiting", "checks"),
-    "mapping": ("batch", "call"),
+    "mapping": ("batch", "call", "selection"),
     "queue": ("mapping", "session", "events", "stores", "options", "selection"),
     "opening": ("queue", "worker"),
     "sync": ("opening",),
