@@ -1,4 +1,4 @@
-"""Interrupting a wait in a notebook.
+"""Interrupting a wait in a notebook, and keeping an interrupt out of what must be whole.
 
 ipykernel answers an interrupt by cancelling the cell's task, which looks exactly as if user code had cancelled the
 waiter. Only the signal that really came tells the two apart, so a wait listens for it.
@@ -6,6 +6,7 @@ waiter. Only the signal that really came tells the two apart, so a wait listens 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal.signal() wraps, which takes ten times as long
 import asyncio
 import signal
 import threading
@@ -50,3 +51,28 @@ def interruptible(told: Callable[[], str]) -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is heard:
             signal.signal(signal.SIGINT, before)
+
+
+class Uninterrupted:
+    """Holds a Ctrl-C back until a block is done.
+
+    A KeyboardInterrupt may strike between any two steps of the main thread, those of a ``finally`` included, so no
+    clean-up can be relied on to be whole. It costs 0.8 µs.
+    """
+
+    __slots__ = ("_before", "_came")
+
+    def __enter__(self) -> None:
+        self._came = False
+        self._before: Any = None
+        if threading.get_ident() == threading.main_thread().ident and callable(_signal.getsignal(signal.SIGINT)):
+            self._before = _signal.signal(signal.SIGINT, self._hear)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            _signal.signal(signal.SIGINT, self._before)
+            if self._came:
+                self._before(signal.SIGINT, None)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self._came = True

@@ -39,16 +39,14 @@ class FileGuard:
     def __init__(self, path: Path, wal: bool):
         self.path = str(path)
         self.users = 0
+        self.leaving = 0  # users that are about to close their connections
         self.journal_is_wal = wal
         self._wal_path = f"{path}-wal"
         self._database = os.open(path, os.O_RDONLY)
         self._shm: int | None = None
         self.identity = _identity(os.fstat(self._database))
         self._wal_identity: tuple[int, int] | None = None
-        if wal:
-            self._shm = os.open(f"{path}-shm", os.O_RDONLY)
-            self._wal_identity = _identity(os.stat(self._wal_path))
-            self._set_locks("F_RDLCK")
+        self.lock()
 
     def check(self) -> None:
         """Raise BackendMoved unless database and WAL are the files that were opened."""
@@ -88,6 +86,16 @@ class FileGuard:
                 struct.pack("hhqqi4x", getattr(fcntl, kind), os.SEEK_SET, start, length, 0),
             )
 
+    def lock(self) -> None:
+        """Hold the locks of the files as they are now: after the last close these may be new ones."""
+        if not self.journal_is_wal:
+            return
+        if self._shm is not None:
+            os.close(self._shm)
+        self._shm = os.open(f"{self.path}-shm", os.O_RDONLY)
+        self._wal_identity = _identity(os.stat(self._wal_path))
+        self._set_locks("F_RDLCK")
+
     def unlock(self) -> None:
         """Drop the locks, so that SQLite's last close may tidy up."""
         if self._shm is not None:
@@ -104,12 +112,14 @@ ADVICE = "What was acked before is in the old file, if that still exists; restor
 
 
 def acquire(path: Path, wal: bool) -> FileGuard:
-    """Return the guard of a file that is open in SQLite already."""
+    """Return the guard of a file, for one more user that has it open in SQLite already."""
     with _lock:
         identity = _identity(os.stat(path))
         guard = _guards.get(identity)
         if guard is None:
             guard = _guards[identity] = FileGuard(path, wal)
+        elif guard.leaving == guard.users:
+            guard.lock()
         guard.users += 1
         return guard
 
@@ -117,21 +127,28 @@ def acquire(path: Path, wal: bool) -> FileGuard:
 def share(guard: FileGuard) -> FileGuard:
     """Return the same guard for one more user."""
     with _lock:
-        if not guard.users:
+        if guard.leaving == guard.users:
             raise QueueClosed(f"{guard.path} was closed meanwhile")
         guard.users += 1
         return guard
 
 
-def release(guard: FileGuard) -> bool:
-    """Give a guard back, before closing connections. True: its last user, who closes its descriptors after them."""
+def leave(guard: FileGuard) -> None:
+    """Say that a user is about to close its connections. The last one drops the locks, so that SQLite may tidy up."""
     with _lock:
+        guard.leaving += 1
+        if guard.leaving == guard.users:
+            guard.unlock()
+
+
+def left(guard: FileGuard) -> None:
+    """Say that a user's connections are closed. With the last one the descriptors go."""
+    with _lock:
+        guard.leaving -= 1
         guard.users -= 1
-        if guard.users:
-            return False
-        _guards.pop(guard.identity, None)
-        guard.unlock()
-        return True
+        if not guard.users:
+            del _guards[guard.identity]
+            guard.close_descriptors()
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sitq.backends import queries
 from sitq.backends.base import GAP, Beat, Change
 from sitq.backends.connecting import connect, patiently
-from sitq.backends.guard import FileGuard, release, share
+from sitq.backends.guard import FileGuard, leave, left, share
 from sitq.backends.operations import unpack_numbers
 from sitq.models import PENDING, SessionRow
 
@@ -121,7 +121,6 @@ class SQLiteHeart:
 
     def close(self) -> None:
         """Close the connection, and the guard's descriptors if nobody else needs them."""
-        last = release(self._guard)
+        leave(self._guard)
         self._connection.close()
-        if last:
-            self._guard.close_descriptors()
+        left(self._guard)

@@ -126,16 +126,19 @@ class SQLiteBackend(Backend):
             await asyncio.wrap_future(live.ready)
         except BaseException as error:
             with self._opening:
-                self._opens -= 1
-                if self._live is live and (not self._opens or not isinstance(error, asyncio.CancelledError)):
-                    self._live, self._opens = None, 0
-                    live.begin_closing()
+                if self._live is live:
+                    self._opens -= 1
+                    if not self._opens or not isinstance(error, asyncio.CancelledError):
+                        self._live, self._opens = None, 0
+                        live.begin_closing()
             raise
 
     async def close(self) -> None:
         """Give back one open; the last one writes what is queued and disconnects."""
+        if self._forked:
+            return  # the parent's connections are not this process's to close
         with self._opening:
-            if self._live is None or self._opens == 0:
+            if self._live is None:
                 return
             self._opens -= 1
             if self._opens:
@@ -192,7 +195,8 @@ class SQLiteBackend(Backend):
     async def enqueue(self, tasks: NewTasks) -> list[int]:
         """Store tasks, all or none."""
         live = self._open
-        return await live.writer.write(ENQUEUE, operations.enqueue, tasks, undo=live.take_back)
+        undo = None if tasks.options.key else live.take_back  # others may have been given a key's task meanwhile
+        return await live.writer.write(ENQUEUE, operations.enqueue, tasks, undo=undo)
 
     async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
         """Store an object that many tasks use, once per content."""
@@ -209,7 +213,14 @@ class SQLiteBackend(Backend):
     # ---- work ----
     async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:
         """Claim up to n tasks, now."""
-        return await self._open.writer.write(LOOK, operations.claim, Claiming(session, n, lanes))
+        writer = self._open.writer
+
+        def give_back(claims: list[Claim]) -> None:
+            numbers = [(claim.number, claim.attempt) for claim in claims]
+            with contextlib.suppress(QueueClosed):
+                writer.post(RELEASE, operations.release, Releasing(session, numbers, None), patient=True)
+
+        return await writer.write(LOOK, operations.claim, Claiming(session, n, lanes), undo=give_back)
 
     def attach(self, claimer: Claimer) -> None:
         """Claim for this worker from now on."""
@@ -225,14 +236,14 @@ class SQLiteBackend(Backend):
 
     def more(self, claimer: Claimer, slots: int) -> None:
         """Change the free slots of a claimer, and look for tasks."""
-        self._open.writer.post(RELEASE, operations.more, (claimer, slots))
+        self._open.writer.post(RELEASE, operations.more, (claimer, slots), patient=True)
 
     async def complete(
         self, session: int, completions: Sequence[Completion], claimer: Claimer | None = None, freed: int = 0
     ) -> list[bool]:
         """Store how attempts ended, fenced, and claim the next tasks in the same transaction."""
         request = Completing(session, completions, claimer, freed)
-        return await self._open.writer.write(COMPLETE, operations.complete, request)
+        return await self._open.writer.write(COMPLETE, operations.complete, request, patient=True)
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
         """Give claims back, uncharged."""
@@ -399,11 +410,18 @@ class _Live:
             self.folder = tempfile.TemporaryDirectory(prefix="sitq-")
             backend.path = Path(self.folder.name) / "sitq.db"
         connection, wal = open_database(backend.path, backend.durability)
-        database_id = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()[0]
-        backend.ids = PublicIds(database_id)
-        backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
-        self.guard = guard.acquire(backend.path, wal)
-        self._point = connect(backend.path, checkpoints=False)
+        try:
+            database_id = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()[0]
+            backend.ids = PublicIds(database_id)
+            backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
+            self._point = connect(backend.path, checkpoints=False)
+            self.guard = guard.acquire(backend.path, wal)
+        except sqlite3.Error as error:
+            connection.close()
+            raise translated(error, backend.where) from error
+        except BaseException:
+            connection.close()
+            raise
         self.writer_ready = True
         return connection
 
@@ -418,12 +436,12 @@ class _Live:
     def take_back(self, numbers: list[int]) -> None:
         """Remove tasks whose enqueuer was cancelled."""
         with contextlib.suppress(QueueClosed):
-            self.writer.post(STEER, operations.take_back, numbers)
+            self.writer.post(STEER, operations.take_back, numbers, patient=True)
 
     def look(self) -> None:
         """Look for tasks for the workers of this process."""
         with contextlib.suppress(QueueClosed):
-            self.writer.post(LOOK, operations.look, None)
+            self.writer.post(LOOK, operations.look, None, patient=True)
 
     def publish_foreign(self, changes: list[Change]) -> None:
         """Tell what another process changed."""
@@ -444,6 +462,8 @@ class _Live:
             connection = await asyncio.shield(reader)
             return list(await connection.execute_fetchall(sql, values))
         except sqlite3.Error as error:
+            if reader.done() and not reader.cancelled() and reader.exception() is not None:
+                self._readers.pop(loop, None)  # the next read opens another
             raise translated(error, self.backend.where) from error
 
     async def _open_reader(self) -> aiosqlite.Connection:
@@ -453,10 +473,11 @@ class _Live:
 
     def read_one(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
         """Read one row on this thread: 10 µs where a hop to a reader takes 100. None: busy, read it the other way."""
-        if self._point is None or not self._point_lock.acquire(blocking=False):
+        point = self._point
+        if point is None or not self._point_lock.acquire(blocking=False):
             return None
         try:
-            return self._point.execute(sql, values).fetchall()
+            return point.execute(sql, values).fetchall()
         except sqlite3.Error:
             return None  # the other way tells what is wrong
         finally:
@@ -489,8 +510,6 @@ class _Live:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_set, done)
 
-        last = self.writer_ready and guard.release(self.guard)
-        self._last_user = last
         self.writer.stop()
         threading.Thread(target=finish, name="sitq-close", daemon=True).start()
         await done
@@ -500,12 +519,14 @@ class _Live:
         for opening in self._readers.values():
             _stop_reader(opening)
         self._readers.clear()
-        if self._point is not None:
-            with self._point_lock:
-                self._point.close()
-                self._point = None
-        if getattr(self, "_last_user", False):
-            self.guard.close_descriptors()
+        if self.writer_ready:
+            guard.leave(self.guard)
+        point, self._point = self._point, None
+        if point is not None:
+            self._point_lock.acquire(timeout=1.0)  # a Ctrl-C may have left it locked
+            point.close()
+        if self.writer_ready:
+            guard.left(self.guard)
         if self.folder is not None:
             self.folder.cleanup()
 
@@ -536,7 +557,7 @@ class _Transaction(Group):
         for claimer, claims in self.claims:
             claimer.deliver(claims)
         if self._next_due is not None:
-            live.writer.set_alarm(max(0.0, (self._next_due - self.now) / MICROSECONDS), live.look)
+            live.writer.set_alarm(self._next_due / MICROSECONDS, live.look)
         listeners = live.backend.listeners
         if listeners:
             changes = self.changes

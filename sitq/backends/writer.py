@@ -11,6 +11,7 @@ group become one fat statement. If a group fails, each unit runs again alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import random
@@ -31,6 +32,7 @@ from sitq.errors import (
     QueueClosed,
     SitqError,
 )
+from sitq.interrupts import Uninterrupted
 from sitq.loops import call_in_loop
 
 log = logging.getLogger("sitq")
@@ -42,7 +44,8 @@ LONE_GAP_S = 200e-6  # a write this long after the last one is alone
 INLINE_COMMIT_S = 1e-3  # slower commits leave the caller's thread
 YIELD_S = 2e-3  # inline writes of this length give the loop a turn
 IDLE_S = 2.0  # then the WAL is truncated
-LOOK_S = 1.0  # an alarm follows the wall clock, so it looks again this often
+LOOK_S = 1.0  # an alarm follows the wall clock, which may be set, so it is looked at this often
+AGAIN_S = 1.0  # then a write that nobody waits for is tried again
 GROUP = 2000  # units in a transaction
 
 
@@ -69,7 +72,7 @@ class Careful(Exception):
 class Unit(Generic[A, R]):
     """One operation with its argument, and where its result goes."""
 
-    __slots__ = ("argument", "loop", "operation", "patient", "rank", "since", "taken", "to", "undo")
+    __slots__ = ("argument", "loop", "operation", "patient", "rank", "settled", "since", "taken", "to", "undo")
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Unit(Generic[A, R]):
         self.patient = patient  # waits for a locked database as long as it takes
         self.since = time.monotonic()
         self.taken = False  # part of a transaction
+        self.settled = False  # its caller was told, or it will be tried again
         self.undo: Callable[[R], object] | None = None  # set when its caller was cancelled meanwhile
 
 
@@ -125,7 +129,7 @@ class Writer:
         self._idle = idle
         self._inbox: queue.SimpleQueue[Unit[Any, Any] | None] = queue.SimpleQueue()
         self._waiting = 0  # units in the inbox or in a group
-        self._lock = threading.RLock()  # the connection is used under it alone; it knows its owner, see try_inline
+        self._lock = threading.Lock()  # the connection is used under it alone
         self._counting = threading.Lock()
         self._inline_always = inline_always
         self._commit_s = 0.0 if inline_always else INLINE_COMMIT_S  # smoothed
@@ -133,7 +137,9 @@ class Writer:
         self._last_task: Any = None
         self._inline_s = 0.0
         self._closed = False
-        self._alarm: tuple[float, Callable[[], None]] | None = None  # monotonic time, what to do then
+        self._alarm: tuple[float, Callable[[], None]] | None = None  # wall-clock time, what to do then
+        self._later: list[Unit[Any, Any]] = []  # failed, and nobody waits: tried again
+        self._later_at = 0.0
         self.connection: sqlite3.Connection | None = None
         self._ready: ThreadFuture[None] = ThreadFuture()
         self._thread = threading.Thread(target=self._run, name="sitq-writer", daemon=True)
@@ -141,6 +147,7 @@ class Writer:
     # ---- life ----
     def start(self) -> ThreadFuture[None]:
         """Connect in the writer's thread; the future ends when that is done."""
+        self._ready.set_running_or_notify_cancel()  # an opener that is cancelled does not cancel it for the others
         self._thread.start()
         return self._ready
 
@@ -204,17 +211,15 @@ class Writer:
         try:
             return await future
         except asyncio.CancelledError:
-            if not unit.taken:
-                unit.taken = True  # never to be
-            elif future.cancelled():
-                unit.undo = undo  # in flight
+            if future.cancelled():
+                unit.undo = undo  # it may be in flight
+                unit.taken = True  # else it is never to be
             elif undo is not None and future.exception() is None:
                 undo(future.result())  # done, but cancelled before it woke
             raise
 
-    def set_alarm(self, seconds: float, what: Callable[[], None]) -> None:
-        """Do something after some seconds, or a little before: it looks again, and sets the next alarm."""
-        at = time.monotonic() + seconds
+    def set_alarm(self, at: float, what: Callable[[], None]) -> None:
+        """Do something at a time (wall clock, seconds since 1970); the earliest alarm counts."""
         if self._alarm is None or at < self._alarm[0]:
             self._alarm = (at, what)
             if threading.current_thread() is not self._thread:
@@ -236,29 +241,25 @@ class Writer:
 
     def try_inline(self, operation: Operation[A, R], argument: A) -> tuple[bool, R | None]:
         """Run one unit on this thread, unless the connection or the database is busy."""
-        try:
+        with Uninterrupted():
             if not self._lock.acquire(blocking=False):
                 return False, None
-            started = time.perf_counter()
-            connection = self.connection
-            if connection is None or self._waiting or self._closed:
-                return False, None
             try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
+                started = time.perf_counter()
+                connection = self.connection
+                if connection is None or self._waiting or self._closed:
+                    return False, None
+                begin(connection)
+                result = self._transact(connection, [(operation, [argument])], careful=False)
+                self._measure(started)
+                return True, result[0][0]
+            except Careful:
+                return False, None
+            except sqlite3.Error as error:
                 if is_busy(error):
                     return False, None
                 raise translated(error) from error
-            result = self._transact(connection, [(operation, [argument])], careful=False)
-            self._measure(started)
-            return True, result[0][0]
-        except Careful:
-            return False, None
-        finally:
-            # A Ctrl-C may strike between any two steps of this thread: what is ours is told by asking, not remembered.
-            if self._lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too
-                if self.connection is not None and self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
+            finally:
                 self._lock.release()
 
     def _measure(self, started: float) -> None:
@@ -277,86 +278,103 @@ class Writer:
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
-        tidy = True
-        while True:
-            alarm = self._alarm
-            timeout = None if tidy else IDLE_S
-            if alarm is not None:
-                timeout = max(0.0, min(alarm[0] - time.monotonic(), LOOK_S))
+        idle_at: float | None = None  # when to tidy up
+        open_ = True
+        while open_:
             try:
-                unit = self._inbox.get(timeout=timeout)
+                unit = self._inbox.get(timeout=self._until_next(idle_at))
             except queue.Empty:
-                if alarm is not None:
-                    self._alarm = None
-                    alarm[1]()
-                else:
-                    with self._lock:
-                        self._idle(connection)
-                    tidy = True
-                continue
-            tidy = False
-            units, open_ = [], True
-            while True:
-                if unit is None:
-                    open_ = False
-                elif not unit.taken:
-                    unit.taken = True
-                    units.append(unit)
-                else:
-                    self._done(1)  # its caller was cancelled before
-                try:
-                    if len(units) >= GROUP:
-                        break
-                    unit = self._inbox.get_nowait()
-                except queue.Empty:
-                    break
-            if units:
+                if idle_at is not None and time.monotonic() >= idle_at:
+                    idle_at = None
+                    self._tidy(connection)
+            else:
+                idle_at = time.monotonic() + IDLE_S
+                units: list[Unit[Any, Any]] = []
+                open_ = self._take(unit, units) and self._take_all(units)
                 try:
                     self._commit(connection, units)
                 except Exception as error:  # no error may end the thread: every later caller would wait for ever
                     log.exception("sitq: the writer met an unexpected error")
                     self._settle([(unit, None, error) for unit in units])
-                self._done(len(units))
-            if not open_:
-                break
+            self._ring()
+        self._tidy(connection)
         with self._lock:
-            self._idle(connection)
             self.connection = None
             connection.close()
+
+    def _until_next(self, idle_at: float | None) -> float | None:
+        """Return how many seconds the thread may wait for a unit."""
+        waits = []
+        if idle_at is not None:
+            waits.append(idle_at - time.monotonic())
+        if self._later:
+            waits.append(self._later_at - time.monotonic())
+        if self._alarm is not None:
+            waits.append(min(self._alarm[0] - time.time(), LOOK_S))
+        return max(0.0, min(waits)) if waits else None
+
+    def _ring(self) -> None:
+        """Do what is due: the alarm, and what failed a while ago."""
+        alarm = self._alarm
+        if alarm is not None and time.time() >= alarm[0]:
+            self._alarm = None
+            alarm[1]()
+        if self._later and time.monotonic() >= self._later_at:
+            later, self._later = self._later, []
+            for unit in later:
+                with contextlib.suppress(QueueClosed):
+                    self.post(unit.rank, unit.operation, unit.argument, patient=unit.patient)
+
+    def _tidy(self, connection: sqlite3.Connection) -> None:
+        try:
+            with self._lock:
+                self._idle(connection)
+        except Exception as error:  # the next write tells its caller
+            log.warning("sitq: the database could not be tidied up: %s", error)
+
+    def _take(self, unit: Unit[Any, Any] | None, units: list[Unit[Any, Any]]) -> bool:
+        """Add a unit to a group. False: it was the last."""
+        if unit is None:
+            return False
+        if unit.taken:
+            self._done(1)  # its caller was cancelled before
+        else:
+            unit.taken = True
+            units.append(unit)
+        return True
+
+    def _take_all(self, units: list[Unit[Any, Any]]) -> bool:
+        """Add what has arrived to a group. False: the last unit was among it."""
+        while len(units) < GROUP:
+            try:
+                unit = self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if not self._take(unit, units):
+                return False
+        return True
 
     def _done(self, n: int) -> None:
         with self._counting:
             self._waiting -= n
 
-    def _commit(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> None:
-        careful = False
-        while units:
-            with self._lock:
-                started = time.perf_counter()
-                late = self._begin_patiently(connection, units)
-                if late:
-                    units = [unit for unit in units if unit not in late]
-                    continue
-                units.sort(key=lambda unit: unit.rank)
-                groups = [(key[1], list(same)) for key, same in groupby(units, key=lambda u: (u.rank, u.operation))]
-                try:
-                    results = self._transact(
-                        connection, [(operation, [u.argument for u in same]) for operation, same in groups], careful
-                    )
-                except Careful:
-                    careful = True
-                    continue
-                except Exception as error:
-                    if len(units) > 1:
-                        results = None
-                    else:
-                        self._settle([(units[0], None, error)])
-                        return
-                self._measure(started)
-            if results is None:
-                for unit in units:
-                    self._commit(connection, [unit])
+    def _commit(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]], careful: bool = False) -> None:
+        """Write a group, and tell its callers."""
+        with self._lock:
+            if not self._begin_patiently(connection, units):
                 return
+            started = time.perf_counter()
+            units.sort(key=lambda unit: unit.rank)
+            groups = [(key[1], list(same)) for key, same in groupby(units, key=lambda u: (u.rank, u.operation))]
+            failure: Exception | None = None
+            try:
+                results = self._transact(
+                    connection, [(operation, [u.argument for u in same]) for operation, same in groups], careful
+                )
+                self._measure(started)
+            except Exception as error:
+                failure = error
+        if failure is None:
             self._settle(
                 [
                     (unit, result, None)
@@ -364,43 +382,58 @@ class Writer:
                     for unit, result in zip(same, answers, strict=True)
                 ]
             )
-            return
+        elif isinstance(failure, Careful) and not careful:
+            self._commit(connection, units, careful=True)
+        elif len(units) == 1:
+            self._settle([(units[0], None, failure)])
+        else:
+            for unit in tuple(units):
+                self._commit(connection, [unit], careful)
 
     def _transact(
         self, connection: sqlite3.Connection, groups: list[tuple[Operation[Any, Any], list[Any]]], careful: bool
     ) -> list[Sequence[Any]]:
         """Run operations in the transaction that was begun. Raises errors of sitq, with nothing written."""
-        transaction = self._begin(connection, careful)
+        transaction = None
         try:
+            transaction = self._begin(connection, careful)
             results = [operation(transaction, arguments) for operation, arguments in groups]
             transaction.finish()
             self._check()
             connection.execute("COMMIT")
         except BaseException as error:
+            if transaction is not None:
+                transaction.rolled_back()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            transaction.rolled_back()
             if isinstance(error, sqlite3.Error):
                 raise translated(error) from error
             raise
-        transaction.committed()
+        try:
+            transaction.committed()
+        except Exception:  # it is written, and must not be written again
+            log.exception("sitq: a listener failed")
         return results
 
-    def _begin_patiently(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> list[Unit[Any, Any]]:
-        """Begin, or return the units whose patience ended while another program held the lock.
+    def _begin_patiently(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> bool:
+        """Begin. False: the patience of all units ended while another program held the lock.
 
         SQLite's own busy handler is unfair: one of four processes starved under it. Short waits with jitter are fair.
         """
         pause = 0.0005
-        while True:
+        while units:
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                return []
+                begin(connection)
+                return True
             except sqlite3.Error as error:
                 if not is_busy(error):
                     found = translated(error)
                     self._settle([(unit, None, found) for unit in units])
-                    return list(units)
+                    break
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, 0.02)
+            if not self._take_all(units):  # what arrives meanwhile has a patience of its own
+                self._inbox.put(None)
             now = time.monotonic()
             late = [u for u in units if self._closed or (not u.patient and now - u.since > PATIENCE_S)]
             if late:
@@ -409,25 +442,45 @@ class Writer:
                     " Close it, or try again"
                 )
                 self._settle([(unit, None, locked) for unit in late])
-                return late
-            time.sleep(pause * (0.5 + random.random()))
-            pause = min(pause * 1.5, 0.02)
+                units[:] = [unit for unit in units if not unit.settled]
+        units.clear()
+        return False
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         """Hand results to their callers, waking each loop once."""
         by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+        outcomes = [outcome for outcome in outcomes if not outcome[0].settled]
+        self._done(len(outcomes))
         for unit, result, error in outcomes:
+            unit.settled = True
             if unit.loop is not None:
                 by_loop.setdefault(unit.loop, []).append((unit, result, error))
             elif isinstance(unit.to, ThreadFuture):
+                if not unit.to.set_running_or_notify_cancel():
+                    continue
                 if error is None:
                     unit.to.set_result(result)
                 else:
                     unit.to.set_exception(error)
             elif error is not None:
-                log.error("sitq: a write failed: %s", error)
+                self._failed_unseen(unit, error)
         for loop, settled in by_loop.items():
             call_in_loop(loop, _set_all, settled)
+
+    def _failed_unseen(self, unit: Unit[Any, Any], error: BaseException) -> None:
+        """Try again what nobody waits for, such as a look for tasks, if the error may pass."""
+        passing = not self._closed and (isinstance(error, BackendFull | BackendLocked) or type(error) is BackendError)
+        log.error("sitq: a write failed%s: %s", " and will be tried again" if passing else "", error)
+        if passing:
+            self._later.append(unit)
+            self._later_at = time.monotonic() + AGAIN_S
+
+
+def begin(connection: sqlite3.Connection) -> None:
+    """Begin a transaction; one that an error left open is rolled back first."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
 
 
 def nothing(transaction: Any, arguments: Sequence[None]) -> list[None]:

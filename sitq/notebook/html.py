@@ -329,7 +329,8 @@ def _split(counts: Counts, held: int) -> dict[str, int]:
 def _pace(snapshot: Snapshot, live: bool = True) -> list[str]:
     parts = [per_time(snapshot.rate)] if snapshot.rate is not None else []
     if snapshot.finished:
-        return [*parts, f"took {clock(snapshot.elapsed_s)}"]
+        short = snapshot.elapsed_s < 1  # a clock would say 0:00
+        return [*parts, f"took {span(snapshot.elapsed_s) if short else clock(snapshot.elapsed_s)}"]
     parts.append(f"{clock(snapshot.elapsed_s)} elapsed")
     if live and snapshot.eta_s is not None:
         low, high = map(clock, snapshot.eta_s)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 GROUPS = 6  # drawn apart; the rest is one group
 AGGREGATES = ("mean", "median", "min", "max", "std", "sum", "count")
+ITSELF_ALONE = ("mean", "median", "min", "max", "sum")  # of one value these are the value
 # Near Okabe and Ito's colours; each has a line style of its own too.
 GROUP_COLOURS = ("#2b83c6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
 GROUP_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -157,7 +158,8 @@ def heatmap(
     if used.empty:
         raise _nothing("heatmap", f"has a {_short(columns[2])}", df)
     across, up = Axis.of(used[columns[0]]), Axis.of(used[columns[1]])
-    cells = values[values.notna()].groupby([up.codes, across.codes]).agg(agg)
+    groups = values[values.notna()].groupby([up.codes, across.codes])
+    cells = groups.agg(agg)
     grid = np.full((len(up.labels), len(across.labels)), np.nan)
     places = cells.index.to_frame().to_numpy()  # rows and columns; below 0 where a parameter is missing
     inside = (places >= 0).all(axis=1)
@@ -166,6 +168,8 @@ def heatmap(
         ax = _new_axes(1.8 + min(9, 0.6 * max(5, grid.shape[1])), 1.2 + min(8, 0.42 * max(6, grid.shape[0])))
     _draw_cells(ax, grid, across, up)
     called = "tasks" if agg == "count" else f"{agg if isinstance(agg, str) else agg.__name__} {_short(columns[2])}"
+    if agg in ITSELF_ALONE and groups.size().max() == 1:
+        called = _short(columns[2])
     ax.figure.colorbar(ax.images[0], ax=ax, label=called, pad=0.02)
     title = f"{called} of {amount(len(used), 'task')}" if agg != "count" else amount(len(used), "task")
     ax.set(xlabel=_short(columns[0]), ylabel=_short(columns[1]), title=title + (across.note or up.note))

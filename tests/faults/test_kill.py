@@ -28,7 +28,8 @@ from tests.faults import oracle
 
 async def main():
     queue = await sitq.open("work.db", concurrency={slots})
-    batch = await queue.map(oracle.work, [(os.path.abspath("oracle.log"), i, {task_s}) for i in range({tasks})], name="work")
+    log = os.path.abspath("oracle.log")
+    batch = await queue.map(oracle.work, [(log, i, {task_s}) for i in range({tasks})], name="work")
     print("acked", flush=True)
     await batch.wait()
     await queue.close()

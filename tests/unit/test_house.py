@@ -38,7 +38,7 @@ STANDS_ON = {
     "backends.guard": ("backends.base",),
     "backends.queries": ("backends.base",),
     "backends.schema": ("backends.base",),
-    "backends.writer": ("errors", "loops"),
+    "backends.writer": ("errors", "interrupts", "loops"),
     "backends.operations": ("backends.base", "backends.queries", "backends.writer"),
     "backends.connecting": ("backends.schema", "backends.writer"),
     "backends.heart": ("backends.connecting", "backends.guard", "backends.operations"),

@@ -1,0 +1,125 @@
+"""Reading: records, results, states; what is acked is visible at once."""
+
+import asyncio
+
+import pytest
+
+from sitq.backends.base import Backend
+from sitq.errors import UntrustedPayload
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Filter
+from sitq.sealing import ARGUMENTS, RESULT
+from tests.storage import LOCAL, claim_one, completed, failed, function, new_batch, new_tasks, row, value_of
+
+
+async def test_results_are_told_of_final_tasks_only(backend: Backend, worker: int) -> None:
+    numbers = await backend.enqueue(new_tasks(5))
+    one, two, _ = await backend.claim(worker, 3, LOCAL)
+    await backend.complete(worker, [completed(one), failed(two)])
+    await backend.cancel(Filter(numbers=[4]))
+    found = {r.number: r for r in await backend.results([*numbers, 99]) if r.state >= COMPLETED}
+    assert {number: r.state for number, r in found.items()} == {1: COMPLETED, 2: FAILED, 4: CANCELLED}
+    assert (found[1].attempts, found[1].worker, found[1].name) == (1, "worker", "train")
+    assert (found[4].attempts, found[4].worker, found[4].sealed) == (0, None, None)
+    for number in numbers:  # one at a time takes another way
+        alone = [r for r in await backend.results([number]) if r.state >= COMPLETED]
+        assert alone == ([found[number]] if number in found else [])
+    assert await backend.results([99]) == []
+    assert await backend.results([]) == []
+
+
+async def test_reading_a_result_twice_gives_the_same(backend: Backend, worker: int) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    await backend.complete(worker, [completed(await claim_one(backend, worker))])
+    assert await backend.results([number]) == await backend.results([number])
+
+
+async def test_many_results_are_all_there(backend: Backend, worker: int) -> None:
+    numbers = await backend.enqueue(new_tasks(1300))
+    await backend.complete(worker, [completed(c) for c in await backend.claim(worker, 1300, LOCAL)])
+    assert sorted(r.number for r in await backend.results(numbers)) == numbers
+
+
+async def test_states_of_unknown_numbers_are_absent(backend: Backend, worker: int) -> None:
+    await backend.enqueue(new_tasks(2))
+    await claim_one(backend, worker)
+    assert await backend.states([1, 2, 3]) == {1: PROCESSING, 2: PENDING}
+    assert await backend.states([]) == {}
+
+
+async def test_records_come_in_pages_in_order(backend: Backend) -> None:
+    await backend.enqueue(new_tasks(10))
+    pages, after = [], 0
+    while page := await backend.tasks(Filter(), after=after, limit=4):
+        pages.append([r.number for r in page])
+        after = page[-1].number
+    assert pages == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+async def test_a_write_is_visible_to_the_next_read(backend: Backend, worker: int) -> None:
+    async def write_and_read(i: int) -> None:
+        (number,) = await backend.enqueue(new_tasks(key=f"{i}"))
+        assert await backend.states([number]) == {number: PENDING}
+        (claim,) = await backend.claim(worker, 1, LOCAL)
+        await backend.complete(worker, [completed(claim, b"%d" % claim.number)])
+        assert await value_of(backend, claim.number) == b"%d" % claim.number
+
+    for i in range(20):
+        await write_and_read(i)
+    await asyncio.gather(*(write_and_read(i) for i in range(20, 60)))
+
+
+async def test_a_write_is_visible_to_the_next_read_of_another_process(pair: tuple[Backend, Backend]) -> None:
+    one, other = pair
+    for i in range(1, 20):
+        (number,) = await one.enqueue(new_tasks())
+        assert await other.states([number]) == {number: PENDING}
+        assert (await other.counts()).total == i
+
+
+async def test_a_payload_moved_to_another_row_is_not_trusted(backend: Backend, worker: int) -> None:
+    await backend.enqueue(new_tasks(2))
+    one, two = await backend.claim(worker, 2, LOCAL)
+    with pytest.raises(UntrustedPayload):
+        backend.sealer.open(ARGUMENTS, one.number, function().digest, two.sealed)
+    with pytest.raises(UntrustedPayload):
+        backend.sealer.open(ARGUMENTS, one.number, function("other").digest, one.sealed)
+    await backend.complete(worker, [completed(one)])
+    (result,) = await backend.results([1])
+    assert result.sealed is not None
+    with pytest.raises(UntrustedPayload):
+        backend.sealer.open(RESULT, 1, (2).to_bytes(4, "little"), result.sealed)
+
+
+async def test_public_ids_belong_to_one_store(backend: Backend) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    assert backend.ids.number(backend.ids.text(number)) == number
+
+
+async def test_attempts_of_a_running_task_end_with_the_running_one(backend: Backend, worker: int) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    assert await backend.attempts(number) == []
+    claim = await claim_one(backend, worker)
+    await backend.release(worker, [(number, claim.attempt)])
+    await claim_one(backend, worker)
+    assert [(a.attempt, a.ended) for a in await backend.attempts(number)] == [(1, "released"), (2, "processing")]
+    assert await backend.attempts(99) == []
+
+
+async def test_records_name_their_batch_and_lane(backend: Backend) -> None:
+    batch, version = await backend.create_batch(new_batch("svc", lane="gpu"))
+    await backend.enqueue(new_tasks(lane="gpu", batch=batch, version=version, name="fit"))
+    found = await row(backend, 1)
+    assert (found.batch, found.lane, found.position, found.name) == ("svc", "gpu", 0, "fit")
+
+
+async def test_reading_from_many_loops_at_once_works(backend: Backend) -> None:
+    await backend.enqueue(new_tasks(3))
+
+    def read() -> int:
+        return asyncio.run(total())
+
+    async def total() -> int:
+        return (await backend.counts()).total
+
+    assert await asyncio.gather(*(asyncio.to_thread(read) for _ in range(4))) == [3] * 4
+    assert await total() == 3
