@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
-from notebooks import execute, fresh_copy
 
 import sitq
+from notebooks import execute, fresh_copy
 
 BUILD = Path(__file__).parent.parent / "build"
 NAME = "02_parameter_sweep.ipynb"

@@ -1,7 +1,6 @@
 """Counts: right after every kind of change, for the whole, a lane and a batch, and after a kill."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sitq.backends import queries
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.models import Counts, Filter, Waits
@@ -92,10 +92,7 @@ class Play:
         await self.register()
 
 
-STEPS = (
-    "register enqueue batch claim complete release cancel half_a_batch complete lose hold complete retry purge enqueue"
-    " complete end batch lose complete retry cancel purge complete"
-).split()
+STEPS = ["register", "enqueue", "batch", "claim", "complete", "release", "cancel", "half_a_batch", "complete", "lose", "hold", "complete", "retry", "purge", "enqueue", "complete", "end", "batch", "lose", "complete", "retry", "cancel", "purge", "complete"]
 
 
 async def test_counts_are_right_after_every_kind_of_change(backend: Backend) -> None:
@@ -172,9 +169,9 @@ async def test_counting_reads_no_finished_row(backend: Backend) -> None:
     """The plan names an index of running tasks and the small table only."""
     if not isinstance(backend, SQLiteBackend):
         pytest.skip("looks at SQLite's plan")
-    from sitq.backends import queries
-
     for condition in ("1", "lane = 1", "batch = 1"):
         sql = queries.COUNTS.format(lone=1, tasks=condition, counts=condition)
-        plan = json.dumps([row[3] for row in await backend._open.read("EXPLAIN QUERY PLAN " + sql, ())])
-        assert "SCAN tasks USING INDEX tasks_processing" in plan or "tasks_processing" in plan, plan
+        plan = [step[3] for step in await backend._open.read("EXPLAIN QUERY PLAN " + sql, ())]
+        of_tasks = [step for step in plan if "tasks" in step.split()]
+        assert of_tasks
+        assert all("tasks_processing" in step for step in of_tasks), plan

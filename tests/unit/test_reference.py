@@ -1,10 +1,17 @@
 """What the docs list is what the code has."""
 
+import dataclasses
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import sitq
 from sitq.models import EDGES
 from sitq.notebook import frames, stats
+from sitq.options import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,3 +29,64 @@ def test_the_drawn_state_machine_is_the_coded_one() -> None:
     text = (DOCS / "explanation" / "state-machine.md").read_text()
     drawn = {(a, b) for a, b in re.findall(r"^    (\w+) --> (\w+):", text, re.M)}
     assert drawn == {(str(a), str(b)) for a, b in EDGES}
+
+
+def rows(section: str) -> dict[str, str]:
+    """The first cell of each row of a section's tables: name and signature."""
+    text = (DOCS / "reference" / "api.md").read_text()
+    part = re.split(r"\n##+ ", text.split(f" {section}\n")[1])[0]
+    cells = re.findall(r"^\| `(\w+)(\(.*?\))?` \|", part, re.M)
+    return dict(cells)
+
+
+def signature(function: Callable[..., object], *, method: bool = True) -> str:
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
+    return str(inspect.Signature(parameters[1:] if method else parameters))
+
+
+def verbs(kind: type) -> dict[str, str]:
+    """Public methods with their signatures, and properties without."""
+    return {
+        name: signature(member) if callable(member) else ""
+        for name, member in vars(kind).items()
+        if not name.startswith("_") and not isinstance(member, classmethod)
+    }
+
+
+@pytest.mark.parametrize("kind", [sitq.TaskQueue, sitq.Batch, sitq.Worker], ids=lambda kind: kind.__name__)
+def test_every_verb_is_documented_with_its_signature(kind: type) -> None:
+    own_business = {"say", "snapshot", "title"}  # what bars and messages ask of a batch
+    assert rows(kind.__name__) == {name: told for name, told in verbs(kind).items() if name not in own_business}
+
+
+def test_every_option_is_documented() -> None:
+    assert set(rows("Options")) == set(KNOWN)
+
+
+def test_functions_and_classes_are_documented_with_their_signatures() -> None:
+    text = (DOCS / "reference" / "api.md").read_text()
+    for function in (sitq.open, sitq.open_sync, sitq.grid):
+        assert f"`{function.__name__}{signature(function, method=False)}`" in text
+    for kind in (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.RetryPolicy, sitq.SQLiteBackend):
+        assert f"`{kind.__name__}{signature(kind.__init__)}`" in text
+    drawn = {name: signature(getattr(sitq.plots, name), method=False) for name in sitq.plots.__all__}
+    assert rows("Plots") == drawn
+
+
+def test_every_field_of_a_record_is_documented() -> None:
+    text = (DOCS / "reference" / "api.md").read_text()
+    for kind in (sitq.Result, sitq.Task, sitq.Counts):
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{kind.__name__}` |"))
+        fields = " ".join(field.name for field in dataclasses.fields(kind) if not field.name.startswith("_"))
+        assert f"`{fields}`" in line
+        listed = set(re.findall(r"\w+", " ".join(re.findall(r"`(.*?)`", line))))
+        assert set(verbs(kind)) <= listed
+
+
+def test_every_public_name_is_documented() -> None:
+    text = (DOCS / "reference" / "api.md").read_text()
+    assert [name for name in sitq.__all__ if not re.search(rf"`{name}\b|`sitq\.{name}\b|## {name}\b", text)] == []
+
+
+def test_the_blocking_queue_has_the_verbs_of_the_awaited_one() -> None:
+    assert set(verbs(sitq.SyncTaskQueue)) == set(verbs(sitq.TaskQueue)) | {"backend"}
