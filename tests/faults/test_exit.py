@@ -1,0 +1,93 @@
+"""Exits: a script that forgot close() ends at once, with code 0, and leaves its work for the next."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import sitq
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.faults
+
+HEAD = """
+import asyncio, sys, threading, time
+import sitq
+
+def told():
+    print("leaving", time.monotonic(), flush=True)
+"""
+SCRIPTS = {
+    "an idle queue": """
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2)
+            await queue.get_result(await queue.enqueue(pow, 2, 5))
+            told()
+        asyncio.run(main())
+    """,
+    "a coroutine that runs": """
+        async def long():
+            await asyncio.sleep(600)
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2)
+            task_id = await queue.enqueue(long)
+            while await queue.status(task_id) != "processing":
+                await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
+    "a thread that runs": """
+        def long():
+            import time
+            time.sleep(600)
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2)
+            task_id = await queue.enqueue(long)
+            while await queue.status(task_id) != "processing":
+                await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
+    "a blocking queue": """
+        queue = sitq.open_sync("exit.db", concurrency=2)
+        queue.get_result(queue.enqueue(pow, 2, 5))
+        told()
+    """,
+    "a worker in a thread of its own": """
+        async def main():
+            queue = sitq.TaskQueue("exit.db")
+            worker = sitq.Worker(queue.backend, loop="thread")
+            await worker.start()
+            await queue.get_result(await queue.enqueue(pow, 2, 5))
+            told()
+        asyncio.run(main())
+    """,
+}
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+async def test_a_script_that_forgot_to_close_exits_at_once_and_frees_its_claims(what: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", HEAD + textwrap.dedent(SCRIPTS[what])],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ended = time.monotonic()
+    assert run.returncode == 0, run.stderr
+    assert "Error" not in run.stderr
+    assert "never retrieved" not in run.stderr
+    left = float(run.stdout.split("leaving ")[1])
+    assert ended - left < 1.0, run.stderr
+    async with sitq.TaskQueue(tmp_path / "exit.db") as queue:
+        frame = await queue.to_frame()
+        assert set(frame["status"]) <= {"completed", "pending"}
+        assert (frame["losses"] == 0).all(), "a clean exit charges nothing"
+        living = [session for session in await queue.backend.sessions() if session.pid != os.getpid()]
+        assert living == []
