@@ -86,15 +86,16 @@ class Batch:
         return self._show_and_wait().__await__()
 
     async def _show_and_wait(self) -> Batch:
-        bar = self._shown_bar()
-        await self.wait()
-        await bar.finish()
+        with interruptible(self._interrupted):  # from the moment the bar is there, since that is what people see
+            bar = self._shown_bar()
+            await self.wait()
+            await bar.finish()
         return self
 
     def _shown_bar(self) -> Bar:
         from sitq.notebook.bars import Bar
 
-        if self._bar is None or (self._bar.ended and not (self._snapshot and self._snapshot.finished)):
+        if self._bar is None:
             self._bar = Bar(
                 self.snapshot,
                 {"pause": self.pause, "resume": self.resume, "cancel": self.cancel, "retry": self.retry},

@@ -46,6 +46,8 @@ def interruptible(told: Callable[[], str]) -> Iterator[None]:
         if came:
             raise Interrupted(told()) from None
         raise
+    except Interrupted:
+        raise
     except KeyboardInterrupt:
         raise Interrupted(told()) from None
     finally:

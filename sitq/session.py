@@ -32,7 +32,7 @@ from sitq.models import SessionRow
 log = logging.getLogger("sitq")
 
 BEAT_S = 1.0
-PAUSED_S = 5.0  # an observer that was away for so long forgets what it saw
+AWAY_S = 5.0  # an observer that was away for so long (or for half a short lease) forgets what it saw
 EXIT_S = 1.0  # how long an exit waits for the last writes
 
 
@@ -100,10 +100,11 @@ class Observer:
         self.place = place or here()
         self._seen: dict[int, tuple[int, float]] = {}  # session -> beat, since when
         self._last = -1.0
+        self._away_s = max(2 * BEAT_S, min(AWAY_S, lease_s / 2))  # of a short lease, too, a pause is no proof
 
     def dead(self, sessions: Sequence[SessionRow], now: float) -> list[int]:
         """Return the sessions that have died, as of ``now`` (monotonic seconds)."""
-        if self._last >= 0 and now - self._last > PAUSED_S:
+        if self._last >= 0 and now - self._last > self._away_s:
             self._seen.clear()  # we were suspended, perhaps together with them
         self._last = now
         found = [session.number for session in sessions if self._is_dead(session, now)]

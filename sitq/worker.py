@@ -265,8 +265,8 @@ class _Life:
         self._keys = itertools.count(1)
         self._by_number: dict[int, int] = {}  # task -> key
         self._claimed: list[Claim] = []
-        self._outcomes: list[tuple[_Running, Outcome]] = []
         self._to_store: list[Completion] = []
+        self._storing = False  # a commit of outcomes is on its way
         self._freed = 0
         self._wake = asyncio.Event()
         self._all_done = asyncio.Event()
@@ -338,7 +338,7 @@ class _Life:
 
     async def _wait_idle(self) -> None:
         """Wait until nothing runs and everything is stored."""
-        while self.running or self._claimed or self._outcomes or self._to_store or self._preparing:
+        while self.running or self._claimed or self._to_store or self._storing or self._preparing:
             self._all_done.clear()
             self._wake.set()
             await self._all_done.wait()
@@ -535,6 +535,7 @@ class _Life:
             while self._to_store or self._freed:
                 completions, self._to_store = self._to_store, []
                 freed, self._freed = self._freed, 0
+                self._storing = True
                 try:
                     accepted = await self.backend.complete(self.session.number, completions, self.claimer, freed)
                 except QueueClosed:
@@ -546,6 +547,8 @@ class _Life:
                     self._freed += freed
                     await asyncio.sleep(STORE_AGAIN_S)
                     continue
+                finally:
+                    self._storing = False
                 if not all(accepted):
                     self._log_rejected(completions, accepted)
             self._all_done.set()

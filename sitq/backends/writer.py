@@ -72,7 +72,19 @@ class Careful(Exception):
 class Unit(Generic[A, R]):
     """One operation with its argument, and where its result goes."""
 
-    __slots__ = ("argument", "loop", "operation", "patient", "rank", "settled", "since", "taken", "to", "undo")
+    __slots__ = (
+        "answer",
+        "argument",
+        "loop",
+        "operation",
+        "patient",
+        "rank",
+        "settled",
+        "since",
+        "taken",
+        "to",
+        "undo",
+    )
 
     def __init__(
         self,
@@ -93,6 +105,7 @@ class Unit(Generic[A, R]):
         self.taken = False  # part of a transaction
         self.settled = False  # its caller was told, or it will be tried again
         self.undo: Callable[[R], object] | None = None  # set when its caller was cancelled meanwhile
+        self.answer: tuple[R] | None = None  # came after its caller was cancelled
 
 
 Outcome = tuple[Unit[Any, Any], Any, BaseException | None]
@@ -203,7 +216,12 @@ class Writer:
             if done:
                 if self._inline_s > YIELD_S:
                     self._inline_s = 0.0
-                    await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook
+                    try:
+                        await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook
+                    except asyncio.CancelledError:
+                        if undo is not None:
+                            undo(result)  # type: ignore[arg-type]  # done
+                        raise
                 return result  # type: ignore[return-value]  # done
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -214,8 +232,11 @@ class Writer:
             if future.cancelled():
                 unit.undo = undo  # it may be in flight
                 unit.taken = True  # else it is never to be
-            elif undo is not None and future.exception() is None:
-                undo(future.result())  # done, but cancelled before it woke
+                answer = unit.answer  # or it came between the cancel and this moment
+            else:
+                answer = None if future.exception() else (future.result(),)  # done, but cancelled before it woke
+            if undo is not None and answer is not None:
+                undo(*answer)
             raise
 
     def set_alarm(self, at: float, what: Callable[[], None]) -> None:
@@ -495,6 +516,8 @@ def _set_all(settled: list[Outcome]) -> None:
         if future.done():
             if unit.undo is not None and error is None:
                 unit.undo(result)
+            elif error is None:
+                unit.answer = (result,)
         elif error is None:
             future.set_result(result)
         else:

@@ -24,9 +24,9 @@ from sitq.notebook.words import amount, one_line, span
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GROUPS = 6  # drawn apart; the rest is one group
 __all__ = ["durations", "heatmap", "timeline"]
 
+GROUPS = 6  # drawn apart; the rest is one group
 AGGREGATES = ("mean", "median", "min", "max", "std", "sum", "count")
 ITSELF_ALONE = ("mean", "median", "min", "max", "sum")  # of one value these are the value
 # Near Okabe and Ito's colours; each has a line style of its own too.

@@ -242,7 +242,10 @@ async def test_unfolded_failures_are_drawn_anew_only_for_a_new_kind(screen: Scre
     assert "40 × <b>ValueError" in screen.texts()[0]
 
 
-async def test_a_click_in_any_thread_runs_its_action_in_the_loop(screen: Screen, buttons: SimpleNamespace) -> None:
+async def test_a_click_in_any_thread_runs_its_action_in_the_loop(
+    screen: Screen, buttons: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "TICK_S", 3600.0)  # only the click wakes the bar
     ran: list[threading.Thread] = []
 
     async def pause() -> int:
@@ -251,6 +254,7 @@ async def test_a_click_in_any_thread_runs_its_action_in_the_loop(screen: Screen,
 
     bar = Bar(Batch().snapshot, {"pause": pause})
     bar.show()
+    await screen.until(lambda: "10</span> left" in screen.texts()[0])
     click = threading.Thread(target=lambda: buttons.clicked("pause"))
     click.start()
     await asyncio.to_thread(click.join)
@@ -443,6 +447,7 @@ async def test_two_bars_do_not_write_over_each_other(no_kernel: None, monkeypatc
     await run_in(terminal, monkeypatch, Batch(10), Batch(20))
     lines = terminal.getvalue().split("\n")
     assert [line.rsplit("\r", 1)[-1].split(" done")[0][-5:] for line in lines[:2]] == ["10/10", "20/20"]
+    assert "/20 done" not in lines[0]
 
 
 async def test_a_terminal_without_the_signs_gets_others(no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +460,9 @@ async def test_a_closed_or_missing_stream_hurts_nobody(no_kernel: None, monkeypa
     closed = Terminal()
     closed.close()
     for stream in (closed, None):
-        await run_in(stream, monkeypatch, Batch(10))
+        batch = Batch(10)
+        await run_in(stream, monkeypatch, batch)
+        assert batch.looks >= 2  # the bar lived on after its first line
 
 
 # Real kernels

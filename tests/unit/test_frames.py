@@ -52,6 +52,7 @@ def test_the_documented_dtypes_are_those_of_the_frame() -> None:
 def test_status_is_ordered_as_a_task_lives() -> None:
     status = frame(*(row(n, state) for n, state in enumerate([FAILED, PENDING, COMPLETED])))["status"]
     assert list(status.cat.categories) == [str(state) for state in STATES]
+    assert (status < "completed").tolist() == [False, True, False]
     assert list(status.sort_values()) == ["pending", "completed", "failed"]
 
 

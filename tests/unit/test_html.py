@@ -136,8 +136,8 @@ def test_colours_of_terminals_go_and_other_controls_are_replaced() -> None:
     assert clean("a\x1b]0;title\x07b\u202ec\x00", 80) == "a�b�c�"
 
 
-def test_a_megabyte_costs_no_more_than_a_line() -> None:
-    text = "\x1b[31m" * 200_000
+def test_megabytes_cost_no_more_than_a_line() -> None:
+    text = "\x1b[31m" * 10_000_000
     begun = time.perf_counter()
     assert len(one_line(text, 80)) <= 80
     assert time.perf_counter() - begun < 0.02

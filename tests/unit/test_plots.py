@@ -156,6 +156,7 @@ def test_run_times_over_decades_get_a_logarithmic_axis() -> None:
 def test_tasks_that_overlap_lie_in_different_slots_of_their_worker() -> None:
     ax = timeline(tasks(40))  # two at a time on each of two workers
     assert [label.get_text() for label in ax.get_yticklabels()] == ["w0 · 1", "2", "w1 · 1", "2"]
+    assert {round(path.vertices[:, 1].mean()) for box in boxes(ax) for path in box.get_paths()} == {0, 1, 2, 3}
 
 
 def test_a_slot_is_used_again_when_it_is_free() -> None:
@@ -200,7 +201,8 @@ def test_a_dense_timeline_joins_blocks_and_gives_failures_a_track() -> None:
 
 
 def test_a_heatmap_sorts_numbers_and_labels_them_shortly() -> None:
-    ax = heatmap(tasks(20), "C", "param.gamma", "accuracy")
+    backwards = tasks(20).iloc[::-1]
+    ax = heatmap(backwards, "C", "param.gamma", "accuracy")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0.1", "1", "10", "100", "1000"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1e-5", "1e-4", "1e-3", "0.01"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("C", "gamma")
@@ -220,8 +222,9 @@ def test_missing_cells_are_hatched_and_carry_no_number() -> None:
     assert [patch.get_hatch() for patch in ax.patches] == ["////"]
 
 
-def test_many_cells_are_not_annotated() -> None:
-    many = tasks(900, params=lambda n: json.dumps({"C": n % 30, "gamma": n // 30}))
+@pytest.mark.parametrize("columns", [5, 30])
+def test_many_cells_are_not_annotated(columns: int) -> None:
+    many = tasks(900, params=lambda n: json.dumps({"C": n % columns, "gamma": n // columns % 30}))
     assert len(heatmap(many, "C", "gamma", "accuracy").texts) == 0
 
 

@@ -1,0 +1,1 @@
+"""Workloads against a plain sqlite3 loop and the peers; run with ``make bench``."""
