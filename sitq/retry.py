@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from sitq.durations import seconds
@@ -101,6 +101,8 @@ def qualified_name(kind: type) -> str:
 
 
 def _names(name: str, given: ErrorName | Sequence[ErrorName]) -> tuple[str, ...]:
+    if not isinstance(given, type | str | Iterable):
+        raise bad_type(name, given, "exception types or their qualified names")
     listed = (given,) if isinstance(given, type | str) else tuple(given)
     for item in listed:
         if not (isinstance(item, str) or (isinstance(item, type) and issubclass(item, BaseException))):

@@ -116,6 +116,8 @@ def find_keys(key: str | bytes | Sequence[str | bytes] | None, beside: Path) -> 
     if key is None and (text := os.environ.get(ENVIRONMENT_VARIABLE)):
         key = text.split(",")
     if key is not None:
+        if not isinstance(key, str | bytes | Sequence):
+            raise bad_type("key", "<hidden>", "str, bytes or a list of them")
         listed = [key] if isinstance(key, str | bytes) else list(key)
         if not listed:
             raise InvalidArgument("key must not be an empty list")

@@ -138,7 +138,7 @@ class JSONSerializer:
         """Deserialize plain data."""
         try:
             return json.loads(payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DeserializationError(f"is not JSON: {_reason(error)}") from error
 
     def dump_function(self, function: Callable[..., Any]) -> bytes:
@@ -162,7 +162,7 @@ class JSONSerializer:
             raise SerializationError(f"{path} is not on the allow-list of this JSONSerializer")
         try:
             found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise DeserializationError(f"{path} cannot be imported: {_reason(error)}") from error
         if not callable(found):
             raise DeserializationError(f"{path} is not callable")

@@ -1,5 +1,7 @@
 """Public ids: a keyed bijection with a check."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,16 +39,14 @@ def test_neighbours_look_nothing_alike() -> None:
 @given(st.text(alphabet=ALPHABET, min_size=8, max_size=8), st.text(alphabet=ALPHABET, min_size=5, max_size=5))
 def test_a_made_up_id_is_not_found(head: str, tail: str) -> None:
     text = f"{head}-{tail}"
-    try:
+    with suppress(TaskNotFound):  # one in 33 million is a real one
         assert IDS.text(IDS.number(text)) == text
-    except TaskNotFound as error:
-        assert error.task_id == text
 
 
 def test_an_id_of_another_database_is_not_found() -> None:
     other = PublicIds(b"another database")
     for number in range(1, 300):
-        with pytest.raises(TaskNotFound, match="another file|mistyped"):
+        with pytest.raises(TaskNotFound, match="another file"):
             IDS.number(other.text(number))
 
 

@@ -16,7 +16,7 @@ from sitq.errors import DeserializationError, InvalidArgument, InvalidType, Seri
 from sitq.serialization import CloudpickleSerializer, JSONSerializer, Serializer, is_plain
 
 PICKLES, PLAIN_JSON = CloudpickleSerializer(), JSONSerializer(["math", "json.dumps"])
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 PLAIN = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
 )
