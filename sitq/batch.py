@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sitq.awaiting import reader
 from sitq.backends.base import GAP, Change
-from sitq.errors import InvalidArgument, bad_value, nearest
+from sitq.errors import InvalidArgument, TaskNotFound, bad_value, nearest
 from sitq.interrupts import interruptible
 from sitq.loops import call_in_loop
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Filter, Result, ResultRow, Snapshot
@@ -52,7 +52,7 @@ class Batch:
         self._bar: Bar | None = None
         self._snapshot: Snapshot | None = None
         self._since = time.monotonic()
-        self._finished_before: int | None = None  # tasks that had ended when it was first looked at here
+        self._ran_before: int | None = None  # tasks that had completed or failed when it was first looked at here
         self._failures: tuple[int, tuple[Any, ...]] = (0, ())  # as of so many failed tasks
 
     # ---- the ids ----
@@ -148,39 +148,43 @@ class Batch:
         Parameters
         ----------
         errors : {"raise", "skip", "none"}
-            What a task that did not complete does: raise TaskFailed or TaskCancelled, be left out, be None.
+            What a task that did not complete or was purged does: raise TaskFailed or its kin, be left out, be None.
 
         Raises
         ------
         TaskFailed
             With the id, type and stored traceback of the first failed task.
+        TaskNotFound
+            A task was purged.
         """
         if errors not in ("raise", "skip", "none"):
             raise bad_value("errors", errors, "'raise', 'skip' or 'none'")
         await self.wait()
         found: list[Any] = []
-        async for row in self._rows(self._numbers):
-            if row.state == COMPLETED:
-                found.append(load_value(row, self.queue.backend, self.queue.serializer))
-            elif errors == "raise":
-                self.queue._result(row).unwrap()
+        backend, serializer = self.queue.backend, self.queue.serializer
+        async for number, row in self._rows(self._numbers):
+            if row is not None and row.state == COMPLETED:
+                found.append(load_value(row, backend, serializer))
             elif errors == "none":
                 found.append(None)
+            elif errors == "raise" and row is None:
+                raise TaskNotFound(self.queue.backend.ids.text(number), "it was purged")
+            elif errors == "raise" and row is not None:
+                self.queue._result(row).unwrap()
         return found
 
     async def results(self) -> list[Result]:
-        """Wait for all tasks, and return their Results in the order of the rows."""
+        """Wait for all tasks, and return their Results in the order of the rows, without those that were purged."""
         await self.wait()
-        return [self.queue._result(row) async for row in self._rows(self._numbers)]
+        return [self.queue._result(row) async for _, row in self._rows(self._numbers) if row is not None]
 
-    async def _rows(self, numbers: Sequence[int]) -> AsyncIterator[ResultRow]:
-        """Read rows in order, giving the loop a turn between slices."""
+    async def _rows(self, numbers: Sequence[int]) -> AsyncIterator[tuple[int, ResultRow | None]]:
+        """Read rows in order, giving the loop a turn between slices; None for a task that was purged."""
         for at in range(0, len(numbers), SLICE):
             wanted = list(numbers[at : at + SLICE])
             rows = {row.number: row for row in await self.queue.backend.results(wanted)}
             for number in wanted:
-                if number in rows:  # others were purged
-                    yield rows[number]
+                yield number, rows.get(number)
             await asyncio.sleep(0)
 
     async def as_completed(self) -> AsyncIterator[Result]:
@@ -210,9 +214,11 @@ class Batch:
                     with interruptible(self._interrupted):
                         await watch.look(LOOK_S, every_change=True)
                     continue
-                async for row in self._rows(sorted(ended)):
-                    if row.state in FINAL:
-                        remaining.discard(row.number)
+                async for number, row in self._rows(sorted(ended)):
+                    if row is None:
+                        remaining.discard(number)
+                    elif row.state in FINAL:
+                        remaining.discard(number)
                         yield self.queue._result(row)
 
     # ---- snapshots ----
@@ -221,8 +227,9 @@ class Batch:
         backend = self.queue.backend
         await self.queue._session_number()
         counts = await self._counts()
-        if self._finished_before is None:
-            self._finished_before, self._since = counts.finished, time.monotonic()
+        ran = counts.completed + counts.failed  # what is cancelled ends, and says nothing about the pace
+        if self._ran_before is None:
+            self._ran_before, self._since = ran, time.monotonic()
         held = await backend.held(batch=self.batch_number) if counts.pending else 0
         if counts.failed != self._failures[0] or (counts.failed and not self._failures[1]):
             groups = tuple(await backend.failures(self.batch_number, FAILURE_GROUPS))
@@ -231,7 +238,7 @@ class Batch:
         if not counts.left:
             span = await backend.span(self.batch_number)
             elapsed = max(0.0, span) if span is not None else elapsed
-        ended = counts.finished - self._finished_before
+        ended = ran - self._ran_before
         rate = ended / elapsed if ended > 0 and elapsed > 0 else None
         workers = [s for s in await backend.sessions() if s.kind == "worker"] if counts.left else []
         self._snapshot = Snapshot(
@@ -240,7 +247,7 @@ class Batch:
             kept=0,
             held=held,
             elapsed_s=elapsed,
-            rate=counts.finished / elapsed if not counts.left and elapsed > 0 else rate,
+            rate=ran / elapsed if not counts.left and elapsed > 0 else rate,
             eta_s=eta(counts.left - held, ended, rate),
             running=counts.processing,
             slots=sum(worker.concurrency for worker in workers),

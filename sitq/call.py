@@ -7,6 +7,7 @@ import builtins
 import functools
 import hashlib
 import inspect
+import operator
 import pickle
 import sys
 import time
@@ -66,7 +67,7 @@ class Packer:
             known = self._known.get(function)
         except TypeError:
             known = None  # not hashable
-        if known is not None and known[0] == _fingerprint(function):
+        if known is not None and _same(known[0], _fingerprint(function)):
             return known[1]
         check_function(function)
         inner = _unwrapped(function)
@@ -226,40 +227,50 @@ def _parameter_names(function: Callable[..., Any]) -> list[str]:
 
 
 def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
-    """Return what a function's pickle depends on, compared by identity; None if something of it may change unseen."""
+    """Return the objects that a function's pickle depends on; None if one of them may change unseen.
+
+    They are compared by identity, and held meanwhile: the number that ``id()`` gives may soon be another object's.
+    """
     if not isinstance(function, types.FunctionType):
         return None
     module = function.__module__
     if module not in ("__main__", None) and getattr(sys.modules.get(module), function.__qualname__, None) is function:
-        return (id(function),)  # pickled by its name
-    parts: list[Any] = [id(function.__code__)]
+        return (function,)  # pickled by its name
+    code = function.__code__
+    if function.__dict__:
+        return None
+    for constant in code.co_consts:
+        if type(constant) is types.CodeType:
+            return None
     used: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     try:
         used += [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:
         return None  # an empty cell
-    if function.__dict__ or any(isinstance(c, types.CodeType) for c in function.__code__.co_consts):
-        return None
+    parts: list[Any] = [function, code]
     scope = function.__globals__
-    for name in function.__code__.co_names:
-        value = scope.get(name, parts)
-        if value is not parts:
-            used.append(value)
+    for name in code.co_names:
+        if name in scope:
+            used.append(scope[name])
         elif hasattr(builtins, name):
             continue
         parts.append(name)  # may be defined later
     for value in used:
         kind = type(value)
+        parts.append(value)
         if kind in PLAIN or kind is types.ModuleType or kind is types.BuiltinFunctionType:
-            parts.append(id(value))
-        elif kind is types.FunctionType and depth:
-            inner = _fingerprint(value, depth - 1)
-            if inner is None:
-                return None
-            parts.append((id(value), inner))
-        else:
+            continue
+        if kind is not types.FunctionType or not depth:
             return None
+        inner = _fingerprint(value, depth - 1)
+        if inner is None:
+            return None
+        parts += inner
     return tuple(parts)
+
+
+def _same(before: tuple[Any, ...], now: tuple[Any, ...] | None) -> bool:
+    return now is not None and len(before) == len(now) and all(map(operator.is_, before, now))
 
 
 def _globals_of(function: Any) -> dict[str, Any]:
@@ -341,7 +352,9 @@ class Loader:
 
     def has(self, call: Call) -> bool:
         """Whether nothing of this call but its arguments needs loading."""
-        return call.function_digest in self._functions and all(d in self._shared for d in call.shared.values())
+        if call.function_digest not in self._functions:
+            return False
+        return not call.shared or all(digest in self._shared for digest in call.shared.values())
 
     def prepare(self, call: Call) -> None:
         """Load function and shared objects; may import modules, so never called in a loop."""
@@ -388,7 +401,12 @@ def succeeded(call: Call, value: Any, started_at: int, duration_s: float) -> Out
         kind = type(value)
         told = SerializationError(f"the result, a {kind.__module__}.{kind.__qualname__}, {error}")
         return failed(told if not isinstance(error, PayloadTooLarge) else error, started_at, duration_s)
-    fields = fields_of(value) if call.record_result and value is not None else None
+    fields = None
+    if call.record_result and value is not None:
+        try:
+            fields = fields_of(value)
+        except Exception:  # a property or mapping of the user's raises: the value counts, its fields are a view of it
+            pass
     return Outcome(True, stored, fields, started_at=started_at, duration_s=duration_s)
 
 
@@ -400,11 +418,11 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
         trace, skip = trace.tb_next, skip - 1
     try:
         text = "".join(tracebacks.format_exception(kind, error, trace))
-    except Exception:  # a broken __str__ or __notes__
+    except BaseException:  # a broken __str__ or __notes__ raises what it likes
         text = "".join(tracebacks.format_tb(trace)) + kind.__qualname__
     try:
         message = str(error)
-    except Exception:
+    except BaseException:
         message = f"<{kind.__qualname__} whose __str__ fails>"
     return Outcome(
         False,
@@ -434,6 +452,6 @@ def run(loader: Loader, call: Call) -> Outcome:
         value = function(*args, **kwargs)
         if type(value) is types.CoroutineType:  # of a coroutine function, or a function that returned a coroutine
             value = asyncio.run(value)
+        return succeeded(call, value, started_at, time.perf_counter() - clock)
     except BaseException as error:
         return failed(error, started_at, time.perf_counter() - clock)
-    return succeeded(call, value, started_at, time.perf_counter() - clock)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sitq.backends.base import GAP, Backend, Change
@@ -27,8 +27,10 @@ class Results:
         self._backend = backend
         self._waiting: dict[int, list[tuple[AbstractEventLoop, Future[None]]]] = {}
         self._lock = threading.Lock()
-        self._reads: dict[AbstractEventLoop, dict[int, Future[ResultRow | None]]] = {}
+        self._reads: dict[AbstractEventLoop, dict[int, list[Future[ResultRow | None]]]] = {}
         self._reading: set[asyncio.Task[None]] = set()
+        self._turn: AbstractEventLoop | None = None  # a loop in which somebody has read in this turn
+        self._closed = False
         backend.listeners.add(self._heard)
 
     async def get(self, number: int, task_id: str, timeout: float | None) -> ResultRow | None:
@@ -38,16 +40,20 @@ class Results:
         ------
         TaskNotFound
             No row has this number any more.
+        QueueClosed
+            The queue was closed meanwhile.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while True:
+            if self._closed:
+                raise QueueClosed("the queue was closed while this waited for a result")
             future: Future[None] = loop.create_future()
             entry = (loop, future)
             with self._lock:
                 self._waiting.setdefault(number, []).append(entry)
             try:
-                row = await self._read(number)
+                row = await self._look(number)
                 if row is None:
                     raise TaskNotFound(task_id)
                 if row.state >= COMPLETED:
@@ -62,28 +68,11 @@ class Results:
             finally:
                 self._forget(number, entry)
 
-    async def wait_any(self, numbers: Sequence[int], timeout: float | None) -> None:
-        """Wait until one of these tasks may have ended, or the time is up."""
-        loop = asyncio.get_running_loop()
-        future: Future[None] = loop.create_future()
-        entry = (loop, future)
-        with self._lock:
-            for number in numbers:
-                self._waiting.setdefault(number, []).append(entry)
-        try:
-            await asyncio.wait([future], timeout=timeout)
-        finally:
-            for number in numbers:
-                self._forget(number, entry)
-
     def close(self) -> None:
-        """Hear no more, and wake everybody who waits, with an error."""
+        """Hear no more, and wake everybody who waits: that is a QueueClosed for them."""
         self._backend.listeners.discard(self._heard)
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for entries in waiting.values():
-            for loop, future in entries:
-                call_in_loop(loop, _fail, future)
+        self._closed = True
+        self._heard([GAP])
 
     def _forget(self, number: int, entry: tuple[AbstractEventLoop, Future[None]]) -> None:
         with self._lock:
@@ -93,6 +82,19 @@ class Results:
                 if not entries:
                     del self._waiting[number]
 
+    async def _look(self, number: int) -> ResultRow | None:
+        """Read at once for the first who asks in a turn of the loop; those who follow share a query."""
+        loop = asyncio.get_running_loop()
+        if self._turn is loop:
+            return await self._read(number)
+        self._turn = loop
+        loop.call_soon(self._next_turn)
+        rows = await self._backend.results([number])
+        return rows[0] if rows else None
+
+    def _next_turn(self) -> None:
+        self._turn = None
+
     def _read(self, number: int) -> Future[ResultRow | None]:
         loop = asyncio.get_running_loop()
         reads = self._reads.get(loop)
@@ -101,9 +103,8 @@ class Results:
             reading = loop.create_task(self._read_all(loop))
             self._reading.add(reading)
             reading.add_done_callback(self._reading.discard)
-        future = reads.get(number)
-        if future is None:
-            future = reads[number] = loop.create_future()
+        future: Future[ResultRow | None] = loop.create_future()
+        reads.setdefault(number, []).append(future)  # one each: a waiter that is cancelled cancels what it awaits
         return future
 
     async def _read_all(self, loop: AbstractEventLoop) -> None:
@@ -111,13 +112,14 @@ class Results:
         try:
             rows = {row.number: row for row in await self._backend.results(list(reads))}
         except BaseException as error:
-            for future in reads.values():
+            for future in itertools.chain(*reads.values()):
                 if not future.done():
                     future.set_exception(error)
             return
-        for number, future in reads.items():
-            if not future.done():
-                future.set_result(rows.get(number))
+        for number, futures in reads.items():
+            for future in futures:
+                if not future.done():
+                    future.set_result(rows.get(number))
 
     def _heard(self, changes: list[Change]) -> None:
         waiting = self._waiting
@@ -143,8 +145,3 @@ def _wake(futures: list[Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-def _fail(future: Future[None]) -> None:
-    if not future.done():
-        future.set_exception(QueueClosed("the queue was closed while this waited for a result"))

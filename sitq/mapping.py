@@ -48,7 +48,7 @@ async def map_rows(
     listed = iterate(rows)
     session = await queue._session_number()
     backend = queue.backend
-    digests = {}
+    shared: dict[str, tuple[bytes, bytes]] = {}  # name -> digest, payload
     for key, value in fixed.items():
         try:
             payload = queue.serializer.dumps(value)
@@ -59,12 +59,14 @@ async def map_rows(
                 f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"
                 " object: store it in a file and pass its path"
             )
-        digests[key] = hashlib.blake2b(payload, digest_size=16).digest()
-        await backend.share(digests[key], payload, queue.serializer.number)
+        shared[key] = (hashlib.blake2b(payload, digest_size=16).digest(), payload)
+    digests = {key: digest for key, (digest, _) in shared.items()}
     batch, version = await backend.create_batch(NewBatch(name, options.lane, session, function, digests, record_result))
     numbers: list[int] = []
     fit = Fit(func, queue.packer.check_fit, fixed)
     try:
+        for digest, payload in shared.values():  # after the batch: a name that exists must not grow the file
+            await backend.share(digest, payload, queue.serializer.number)
         calls: list[NewCall] = []
         turn = time.perf_counter()
         for position, row in enumerate(listed):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.errors import InvalidArgument, bad_type, bad_value
+from sitq.executors.base import check_executor
 from sitq.loops import in_kernel
 from sitq.queue import TaskQueue
 from sitq.session import judged
@@ -18,9 +19,11 @@ from sitq.stores import as_backend
 from sitq.worker import Worker
 
 if TYPE_CHECKING:
+    from sitq.backends.base import Backend
     from sitq.executors.base import Executor
 
 _open_queues: dict[tuple[str, asyncio.AbstractEventLoop], tuple[TaskQueue, dict[str, Any]]] = {}
+_turns: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
 
 class Opening:
@@ -49,14 +52,21 @@ class Opening:
 
     async def _open(self) -> TaskQueue:
         loop = asyncio.get_running_loop()
-        for known in [known for known in _open_queues if known[1].is_closed()]:
-            del _open_queues[known]
-        backend = (
-            as_backend(self._where) if not self._settings["backend_options"] else _backend(self._where, self._settings)
-        )
+        for closed in [known for known in _turns if known.is_closed()]:
+            del _turns[closed]
+        async with _turns.setdefault(loop, asyncio.Lock()):  # two cells at once get one queue, too
+            return await self._open_in(loop)
+
+    async def _open_in(self, loop: asyncio.AbstractEventLoop) -> TaskQueue:
+        for known, (queue, _) in list(_open_queues.items()):
+            if known[1] is loop and queue._closing is not None:
+                await asyncio.shield(queue._closing)
+            if known[1].is_closed() or queue._state() == "closed":
+                del _open_queues[known]
+        backend = _backend(self._where, self._settings["backend_options"])
         key = (backend.where if backend.where != ":memory:" else f"memory-{id(backend)}", loop)
         found = _open_queues.get(key)
-        if found is not None and found[0]._state() != "closed":
+        if found is not None:
             await self._again(*found)
             return found[0]
         queue = TaskQueue(backend, lane=self._settings["lane"])
@@ -91,7 +101,7 @@ class Opening:
                 await worker.start()
                 queue.worker = worker
             if held:
-                print(f"{held:,} tasks wait from an earlier kernel: run their cell again, or `await queue.resume()`")
+                print(f"{held:,} tasks wait from an earlier kernel: `await queue.resume()` runs them")
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 await queue.close()
@@ -108,9 +118,12 @@ class Opening:
         if self._resume:
             await queue.resume()
         worker = queue.worker
-        if worker is not None and self._concurrency is not None and worker.concurrency != self._concurrency:
+        if worker is None:
+            return
+        if self._concurrency is not None and worker.concurrency != self._concurrency:
             print(f"concurrency {worker.concurrency} → {self._concurrency}")
             worker.concurrency = self._concurrency
+        await worker.start()  # if it was stopped
 
 
 def open(
@@ -175,7 +188,7 @@ def open(
     if not isinstance(path_or_url, str | os.PathLike):
         raise bad_type("path_or_url", path_or_url, "a path or a URL; give a Backend to TaskQueue and Worker instead")
     settings = {
-        "executor": executor,
+        "executor": check_executor(executor),
         "lane": checks.text("lane", lane),
         "worker": worker,
         "loop": loop,
@@ -184,11 +197,9 @@ def open(
     return Opening(path_or_url, concurrency, resume, settings)
 
 
-def _backend(where: Any, settings: dict[str, Any]) -> Any:
-    from sitq.backends.sqlite import SQLiteBackend
-
+def _backend(where: str | os.PathLike[str], options: dict[str, Any]) -> Backend:
     try:
-        return SQLiteBackend(where, **settings["backend_options"])
+        return as_backend(where, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             name = str(error).rpartition(" ")[2]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.durations import moment, seconds
 from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest
+from sitq.mapping import map_rows
 from sitq.models import Options
 from sitq.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from sitq.batch import Batch
+    from sitq.queue import TaskQueue
 
 KNOWN = ("priority", "delay", "run_at", "timeout", "retry", "key", "name", "tags", "lane", "record_params")
 
@@ -53,3 +59,52 @@ def _retry(given: object) -> str | None:
     if given < 0:
         raise bad_value("retry", given, "at least 0")
     return RetryPolicy(retries=given).to_json() if given else None
+
+
+class TaskOptions:
+    """Enqueues with options; made by :meth:`TaskQueue.options`."""
+
+    def __init__(self, queue: TaskQueue, options: Options, record_params: bool | None):
+        self._queue = queue
+        self._options = options
+        self._record_params = record_params
+
+    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call with these options; see :meth:`TaskQueue.enqueue`."""
+        return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs)
+
+    async def map(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        name: str | None = None,
+        record_params: bool = True,
+        record_result: bool = True,
+    ) -> Batch:
+        """Store one task for each row with these options; see :meth:`TaskQueue.map`."""
+        if self._options.key is not None:
+            raise InvalidArgument("key names one task; it cannot be an option of a map, which makes many")
+        if self._record_params is not None:
+            record_params = self._record_params
+        return await map_rows(
+            self._queue,
+            self._options,
+            func,
+            rows,
+            fixed=fixed,
+            name=name,
+            record_params=record_params,
+            record_result=record_result,
+        )
+
+    def __repr__(self) -> str:
+        default = Options()
+        changed = [
+            f"{name}={getattr(self._options, name)!r}"
+            for name in Options.__slots__
+            if getattr(self._options, name) != getattr(default, name)
+        ]
+        return f"<options {', '.join(changed) or 'as they are'}>"

@@ -19,6 +19,7 @@ MAX_SHORT = 80  # characters of an object's short text
 MAX_STRING = 500
 SCALARS = frozenset({bool, int, float, str, type(None)})
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+WHOLE = frozenset({bool, int, type(None)})
 
 
 class Grid(Sequence[dict[str, Any]]):
@@ -158,6 +159,10 @@ def to_json(fields: Mapping[str, Any]) -> str | None:
     """Write fields as JSON of at most 4 KB; the last fields go first."""
     if not fields:
         return None
+    if len(fields) == 1:  # one number, as many results and parameters are: the encoder takes 1.4 µs
+        ((name, value),) = fields.items()
+        if type(value) is int and (not name or (name.isascii() and name.isidentifier())) and value < 1 << 64:
+            return f'{{"{name}":{value}}}'
     try:
         text = _encode(fields)
     except (TypeError, ValueError):

@@ -12,18 +12,14 @@ from sitq import checks
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
 from sitq.call import Packer
+from sitq.connected import Connected
 from sitq.durations import seconds
 from sitq.errors import (
     BatchNotFound,
     InvalidArgument,
-    QueueClosed,
-    SitqError,
     TaskNotFound,
-    WrongEventLoop,
     bad_type,
 )
-from sitq.events import Results
-from sitq.loops import Tick, call_in_loop, in_kernel
 from sitq.mapping import map_rows
 from sitq.models import (
     MICROSECONDS,
@@ -39,24 +35,22 @@ from sitq.models import (
     Task,
     Waits,
 )
-from sitq.options import read_options
+from sitq.options import TaskOptions, read_options
 from sitq.params import params_of
 from sitq.results import to_result
-from sitq.selection import select
+from sitq.selection import ids_in, select
 from sitq.serialization import CloudpickleSerializer, Serializer
-from sitq.session import Session, begin_session
 from sitq.stores import as_backend, check_serializer
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sitq.batch import Batch
-    from sitq.worker import Worker
 
 PAGE = 20_000  # records in one read of a frame
 
 
-class TaskQueue:
+class TaskQueue(Connected):
     """A durable queue of tasks.
 
     Parameters
@@ -85,128 +79,12 @@ class TaskQueue:
         *,
         lane: str | None = "default",
     ):
-        self.backend = as_backend(backend)
+        super().__init__(as_backend(backend))
         self.serializer = check_serializer(serializer) if serializer is not None else CloudpickleSerializer()
         self.lane = None if lane is None else checks.text("lane", lane)
         self.packer = Packer(self.serializer)
-        self.worker: Worker | None = None  # the one that sitq.open started; closed with the queue
-        self.kind = "queue"  # of its session; sitq.open makes it "notebook"
         self._default = Options(lane=self.lane or "default")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._session: Session | None = None
-        self._results: Results | None = None
-        self._renewing: asyncio.Future[None] | None = None
-        self._tick: Tick | None = None
-        self._closed = False
         self._counts: Counts | None = None  # the last that were read, for reprs
-
-    # ---- life ----
-    async def connect(self) -> None:
-        """Open the database, which is made if it is new. A connected queue stays so.
-
-        Raises
-        ------
-        BackendError
-            The file cannot be opened; the message names the remedy.
-        """
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            if not self._loop.is_closed():
-                raise WrongEventLoop(
-                    "this queue belongs to another event loop. Use it from the loop that connected it, make another"
-                    " TaskQueue for this one, or use SyncTaskQueue in threads and scripts"
-                )
-            self._forget_loop()
-        self._loop = loop
-        if self._connecting is None:
-            self._closed = False
-            self._connecting = loop.create_task(self._connect())
-        connecting = self._connecting
-        try:
-            await asyncio.shield(connecting)
-        except BaseException:
-            if connecting.done() and self._connecting is connecting:
-                self._connecting = None
-            raise
-
-    async def _connect(self) -> None:
-        await self.backend.open()
-        try:
-            loop = asyncio.get_running_loop()
-            await self._begin_session()
-            self._results = Results(self.backend)
-            if in_kernel():
-                self._tick = Tick(loop)
-        except BaseException:
-            await self.backend.close()
-            raise
-
-    async def _begin_session(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def lost(error: SitqError | None) -> None:
-            if error is None:  # others took us for dead; with an error the store itself is gone, and each verb says so
-                call_in_loop(loop, self._begin_session_soon)
-
-        self._session = await begin_session(
-            self.backend,
-            self.kind,
-            f"queue-{os.getpid()}",
-            alive=lambda: not loop.is_closed(),
-            lost=lost,
-            cancelled=lambda numbers: None,
-        )
-
-    def _begin_session_soon(self) -> None:
-        if not self._closed:
-            self._renewing = asyncio.ensure_future(self._begin_session())
-
-    def _forget_loop(self) -> None:
-        """Take up life in another loop, after ours was closed under us."""
-        self._connecting = self._session = self._results = self._tick = None
-
-    async def close(self) -> None:
-        """Stop the worker that ``sitq.open`` started, write what is queued, and disconnect. A closed queue stays so."""
-        if self._connecting is None or self._closed:
-            return
-        self._closed = True
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            await worker.stop()
-        if self._tick is not None:
-            self._tick.stop()
-        if self._results is not None:
-            self._results.close()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.end()
-        await self.backend.close()
-        self._connecting = None
-
-    async def __aenter__(self) -> TaskQueue:
-        await self.connect()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.close()
-
-    def __enter__(self) -> None:
-        raise bad_type("with", self, "a SyncTaskQueue; write `async with` for a TaskQueue")
-
-    def __exit__(self, *error: object) -> None:
-        """Never reached; with it Python calls ``__enter__``, which names the remedy."""
-
-    async def _session_number(self) -> int:
-        """Connect if need be, and return the session that enqueues."""
-        session = self._session
-        if session is not None and self._loop is asyncio.get_running_loop():
-            return session.row.number
-        if self._closed:
-            raise QueueClosed(f"this queue on {self.backend.where} was closed; connect() opens it again")
-        await self.connect()
-        assert self._session is not None  # connected
-        return self._session.number
 
     # ---- enqueue ----
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
@@ -374,9 +252,7 @@ class TaskQueue:
             An id that names no task of this database.
         """
         await self._session_number()
-        ids = [task_id] if isinstance(task_id, str) else list(task_id) if isinstance(task_id, Iterable) else None
-        if ids is None:
-            raise bad_type("task_id", task_id, "an id or a list of ids")
+        ids = ids_in(task_id, "task_id")
         numbers = [self.backend.ids.number(one) for one in ids]
         states = await self.backend.states(numbers)
         for one, number in zip(ids, numbers, strict=True):
@@ -565,9 +441,10 @@ class TaskQueue:
         await self._session_number()
         if selection is not None:
             return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED | Waits.LEFT, False)
+        pending = (await self.backend.counts(self.lane)).pending  # before, since they are claimed at once
         let_go = await self.backend.hold(Filter(lane=self.lane), Waits.PAUSED | Waits.LEFT, False)
         changed = await self.backend.pause(self.lane, False)
-        return (await self.backend.counts(self.lane)).pending if changed else let_go
+        return pending if changed else let_go
 
     async def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
         """Delete tasks that have ended, with their results; never a live one.
@@ -594,11 +471,6 @@ class TaskQueue:
         return await self.backend.purge(tasks, before)
 
     # ---- looks ----
-    def _state(self) -> str:
-        if self._closed:
-            return "closed"
-        return "connected" if self._session is not None else "not connected"
-
     def __repr__(self) -> str:
         words = [f"<TaskQueue {self.backend.where!r} {self._state()}"]
         if self.worker is not None:
@@ -622,55 +494,6 @@ class TaskQueue:
             self,
             "something that can be stored; a queue cannot: open it inside the function, or return what to enqueue",
         )
-
-
-class TaskOptions:
-    """Enqueues with options; made by :meth:`TaskQueue.options`."""
-
-    def __init__(self, queue: TaskQueue, options: Options, record_params: bool | None):
-        self._queue = queue
-        self._options = options
-        self._record_params = record_params
-
-    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
-        """Store a call with these options; see :meth:`TaskQueue.enqueue`."""
-        return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs)
-
-    async def map(
-        self,
-        func: Callable[..., Any],
-        rows: Iterable[Any],
-        /,
-        *,
-        fixed: dict[str, Any] | None = None,
-        name: str | None = None,
-        record_params: bool = True,
-        record_result: bool = True,
-    ) -> Batch:
-        """Store one task for each row with these options; see :meth:`TaskQueue.map`."""
-        if self._options.key is not None:
-            raise InvalidArgument("key names one task; it cannot be an option of a map, which makes many")
-        if self._record_params is not None:
-            record_params = self._record_params
-        return await map_rows(
-            self._queue,
-            self._options,
-            func,
-            rows,
-            fixed=fixed,
-            name=name,
-            record_params=record_params,
-            record_result=record_result,
-        )
-
-    def __repr__(self) -> str:
-        default = Options()
-        changed = [
-            f"{name}={getattr(self._options, name)!r}"
-            for name in Options.__slots__
-            if getattr(self._options, name) != getattr(default, name)
-        ]
-        return f"<options {', '.join(changed) or 'as they are'}>"
 
 
 def bound(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

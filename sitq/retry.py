@@ -12,6 +12,7 @@ from sitq.durations import seconds
 from sitq.errors import bad_type, bad_value
 
 ErrorName = type[BaseException] | str
+MAX_DELAY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class RetryPolicy:
     retries : int
         How many more runs there may be, at most 1,000,000.
     delay, max_delay : float or str
-        Wait before the first retry and before any, in seconds or as "90s", "5m".
+        Wait before the first retry, and the longest before any, in seconds or as "90s", "5m". Default of ``max_delay``:
+        5 minutes, or ``delay`` where that is longer.
     backoff : float
         Each wait is so many times the one before; at least 1.
     jitter : float
@@ -41,7 +43,7 @@ class RetryPolicy:
     retries: int = 3
     delay: float | str = 1.0
     backoff: float = 2.0
-    max_delay: float | str = 300.0
+    max_delay: float | str | None = None
     jitter: float = 0.1
     on: ErrorName | Sequence[ErrorName] = ("builtins.Exception",)
     not_on: ErrorName | Sequence[ErrorName] = ()
@@ -52,7 +54,10 @@ class RetryPolicy:
         if not 0 <= self.retries <= 1_000_000:
             raise bad_value("retries", self.retries, "between 0 and 1,000,000")
         object.__setattr__(self, "delay", seconds("delay", self.delay))
-        object.__setattr__(self, "max_delay", seconds("max_delay", self.max_delay))
+        most = max(MAX_DELAY_S, float(self.delay)) if self.max_delay is None else seconds("max_delay", self.max_delay)
+        if most < float(self.delay):
+            raise bad_value("max_delay", self.max_delay, f"at least the delay of {self.delay:g} s")
+        object.__setattr__(self, "max_delay", most)
         for name, low, high in (("backoff", 1.0, 1000.0), ("jitter", 0.0, 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -83,7 +88,7 @@ class RetryPolicy:
             wait = float(self.delay) * self.backoff ** (failures - 1)
         except OverflowError:
             wait = math.inf
-        return min(wait, float(self.max_delay)) * (1.0 - self.jitter * draw())
+        return min(wait, float(self.max_delay or 0)) * (1.0 - self.jitter * draw())
 
     def to_json(self) -> str:
         """Write the policy as it is stored with a task."""

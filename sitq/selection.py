@@ -28,10 +28,13 @@ def select(selection: Any, ids: PublicIds) -> Filter:
     InvalidType, InvalidArgument
         Something that names no tasks.
     """
-    batch = getattr(selection, "batch_number", None)
+    batch = None if is_pandas(selection) else getattr(selection, "batch_number", None)
     if batch is not None:
+        its = getattr(selection, "batch", selection).queue.backend.ids  # a SyncBatch holds a Batch
+        if its.text(1) != ids.text(1):
+            raise InvalidArgument(f"selection: {selection!r} is a batch of another database")
         return Filter(batch=batch)
-    return Filter(numbers=[ids.number(task_id) for task_id in _ids(selection)])
+    return Filter(numbers=[ids.number(task_id) for task_id in ids_in(selection)])
 
 
 def is_pandas(value: object) -> bool:
@@ -39,15 +42,16 @@ def is_pandas(value: object) -> bool:
     return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(value).__mro__)
 
 
-def _ids(selection: Any) -> list[str]:
+def ids_in(selection: Any, name: str = "selection") -> list[str]:
+    """Return the ids that a selection lists."""
     if isinstance(selection, str):
         return [selection]
     if isinstance(selection, Result | Task):
         return [selection.task_id]
     if is_pandas(selection):
-        return _ids_of_pandas(selection)
+        return _ids_of_pandas(selection, name)
     if isinstance(selection, bytes | dict | type) or not isinstance(selection, Iterable):
-        raise bad_type("selection", selection, WANTED)
+        raise bad_type(name, selection, WANTED)
     found: list[str] = []
     for item in selection:
         if isinstance(item, Result | Task):
@@ -55,17 +59,19 @@ def _ids(selection: Any) -> list[str]:
         elif isinstance(item, str):
             found.append(item)
         else:
-            raise bad_type("selection", item, WANTED)
+            raise bad_type(name, item, WANTED)
     return found
 
 
-def _ids_of_pandas(selection: Any) -> list[str]:
+def _ids_of_pandas(selection: Any, name: str) -> list[str]:
     if hasattr(selection, "columns"):
         if selection.index.name == "task_id":
             return list(selection.index)
         if "task_id" in selection.columns:
             return list(selection["task_id"])
         raise InvalidArgument("the DataFrame names no tasks: it has neither an index nor a column named 'task_id'")
+    if not hasattr(selection, "dtype"):
+        raise bad_type(name, type(selection), WANTED)
     if selection.dtype == bool or str(selection.dtype) == "boolean":
         if getattr(selection, "index", None) is None or selection.index.name != "task_id":
             raise InvalidArgument("a boolean Series needs an index named 'task_id', as the frames of sitq have")

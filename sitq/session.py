@@ -295,8 +295,10 @@ class HeartThread:
         sessions = {session.number: session for session in tuple(self._sessions)}
         found = door.beat(list(sessions))
         for number in found.lost:
-            self.remove(sessions[number])
-            sessions[number].lost(None)
+            session = sessions[number]
+            if session in self._sessions:  # else it was ended by its owner, during this beat
+                self.remove(session)
+                session.lost(None)
         if found.cancelling:
             for session in sessions.values():
                 session.cancelled(found.cancelling)
@@ -341,8 +343,8 @@ async def judged(backend: Backend, timeout: float = 2.0) -> None:
 
 def _end_all_at_exit() -> None:
     for backend, heart in list(_hearts.items()):
-        if heart.pid == os.getpid() and (numbers := heart.numbers()):
-            backend.end_at_exit(numbers, EXIT_S)
+        if heart.pid == os.getpid():
+            backend.end_at_exit(heart.numbers(), EXIT_S)  # without any, too: an end may be queued
 
 
 atexit.register(_end_all_at_exit)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from sitq.backends.base import Backend
 from sitq.errors import InvalidArgument, bad_type
 from sitq.serialization import Serializer
 
 
-def as_backend(given: object) -> Backend:
-    """Return the backend a user named.
+def as_backend(given: object, **options: Any) -> Backend:
+    """Return the backend a user named; options are those of a backend that is made here.
 
     Raises
     ------
@@ -31,8 +32,8 @@ def as_backend(given: object) -> Backend:
                 raise InvalidArgument(
                     f"backend: no backend for {scheme}://…; known are a path, ':memory:' and sqlite:///path"
                 )
-            return SQLiteBackend(text.removeprefix("sqlite:///") if text.startswith("sqlite:///") else "")
-        return SQLiteBackend(given)
+            given = text.removeprefix("sqlite:///") if text.startswith("sqlite:///") else ""
+        return SQLiteBackend(given, **options)
     raise bad_type("backend", given, "a path such as 'sitq.db', a URL or a Backend")
 
 

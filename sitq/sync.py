@@ -6,7 +6,6 @@ too, since it is another one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sitq import checks
 from sitq.backends.base import Backend
 from sitq.batch import Batch, Plots
-from sitq.errors import WrongEventLoop, bad_type
+from sitq.errors import ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
+from sitq.loops import LoopThread
 from sitq.models import Counts, Result, Status, Task
 from sitq.opening import open as open_async
-from sitq.queue import TaskOptions, TaskQueue
+from sitq.options import TaskOptions
+from sitq.queue import TaskQueue
 from sitq.serialization import Serializer
 
 if TYPE_CHECKING:
@@ -33,28 +34,35 @@ class Portal:
     """A daemon thread with an event loop, and the way into it."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="sitq-sync", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        self._thread = LoopThread("sitq-sync")
+        self._pid = os.getpid()
 
     def call(self, awaitable: Awaitable[T]) -> T:
         """Run an awaitable there, and wait for it here."""
-        if threading.current_thread() is self._thread:
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-            raise WrongEventLoop(
+        error: SitqError | None = None
+        if os.getpid() != self._pid:
+            error = ForkedQueue(
+                "this queue was opened before a fork, which its thread does not survive: open another one in the child"
+            )
+        elif threading.current_thread() is self._thread.thread:
+            error = WrongEventLoop(
                 "a SyncTaskQueue was used inside its own loop, which would wait for itself: use it from another thread,"
                 " or a TaskQueue here"
             )
+        if error is not None:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # no "never awaited" beside the error
+            raise error
 
         async def run() -> T:
             return await awaitable
 
-        future = asyncio.run_coroutine_threadsafe(run(), self.loop)
+        try:
+            future = self._thread.submit(run())
+        except RuntimeError:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise QueueClosed("this queue was closed meanwhile") from None
         try:
             return future.result()
         except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
@@ -63,10 +71,9 @@ class Portal:
 
     def stop(self) -> None:
         """End the thread."""
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-            self.loop.close()
+        if os.getpid() == self._pid:
+            self._thread.stop()
+            self._thread.thread.join()
 
 
 class SyncTaskQueue:
@@ -94,6 +101,7 @@ class SyncTaskQueue:
     ):
         self._queue = TaskQueue(backend, serializer, lane=lane)
         self._portal: Portal | None = None
+        self._lock = threading.Lock()
 
     @property
     def backend(self) -> Backend:
@@ -101,9 +109,9 @@ class SyncTaskQueue:
         return self._queue.backend
 
     def _call(self, awaitable: Awaitable[T]) -> T:
-        if self._portal is None:
-            self._portal = Portal()
-        return self._portal.call(awaitable)
+        with self._lock:  # threads that come first together share one
+            portal = self._portal = self._portal or Portal()
+        return portal.call(awaitable)
 
     def connect(self) -> None:
         """Open the database; the first use does it by itself."""
@@ -111,9 +119,10 @@ class SyncTaskQueue:
 
     def close(self) -> None:
         """Stop the worker that ``open_sync`` started, write what is queued, and disconnect."""
-        if self._portal is not None:
-            self._portal.call(self._queue.close())
-            self._portal.stop()
+        portal = self._portal
+        if portal is not None:
+            portal.call(self._queue.close())
+            portal.stop()
             self._portal = None
 
     def __enter__(self) -> SyncTaskQueue:
@@ -197,6 +206,9 @@ class SyncTaskQueue:
     def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
         """Delete tasks that have ended; see :meth:`TaskQueue.purge`."""
         return self._call(self._queue.purge(selection, older_than=older_than))
+
+    def __reduce__(self) -> Any:
+        return self._queue.__reduce__()
 
     def __repr__(self) -> str:
         return repr(self._queue).replace("<TaskQueue", "<SyncTaskQueue", 1)
@@ -390,6 +402,5 @@ def open_sync(path_or_url: str | os.PathLike[str] = "sitq.db", **settings: Any) 
         portal.stop()
         raise
     made = SyncTaskQueue.__new__(SyncTaskQueue)
-    made._queue = queue
-    made._portal = portal
+    made._queue, made._portal, made._lock = queue, portal, threading.Lock()
     return made

@@ -61,8 +61,15 @@ def open_database(path: Path, durability: str) -> tuple[sqlite3.Connection, bool
         raise BackendReadOnly(
             f"{path} cannot be created ({error.strerror}); choose a folder you may write to"
         ) from error
-    if not os.access(path, os.W_OK):
-        raise BackendReadOnly(f"{path} may not be written; its frames can be read with sitq.read({str(path)!r})")
+    readable = f"its frames can be read with sitq.read({str(path)!r})"
+    if not may_write(path):
+        raise BackendReadOnly(f"{path} may not be written; {readable}")
+    if not may_write(path.parent):
+        raise BackendReadOnly(f"the folder {path.parent} may not be written, and SQLite needs files there; {readable}")
+    try:
+        refuse_unseen(path)
+    except sqlite3.Error as error:
+        raise translated(error, str(path)) from error
     connection = connect(path)
     try:
         wal = not on_network(path)
@@ -72,11 +79,10 @@ def open_database(path: Path, durability: str) -> tuple[sqlite3.Connection, bool
                 " one host at a time should use it. For several hosts use PostgreSQL.",
                 stacklevel=2,
             )
-        # Before a journal mode is written into another program's file:
         patiently(lambda: schema.refuse_foreign(connection, str(path)))
         patiently(lambda: connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}").fetchall())
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
-        connection.execute("PRAGMA wal_autocheckpoint = 1000")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's thread does them
         connection.execute("PRAGMA secure_delete = ON")
         patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
@@ -92,6 +98,26 @@ def open_database(path: Path, durability: str) -> tuple[sqlite3.Connection, bool
         connection.close()
         raise
     return connection, wal
+
+
+def may_write(path: Path) -> bool:
+    """Whether this user may write a file or folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def refuse_unseen(path: Path) -> None:
+    """Refuse what is not ours, if a killed program left a WAL, through a read-only connection.
+
+    Any other would write what is in the WAL into the database when it closes.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    if not wal.exists() or not wal.stat().st_size:
+        return
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
+    try:
+        patiently(lambda: schema.refuse_foreign(connection, str(path)))
+    finally:
+        connection.close()
 
 
 def connect(path: Path, *, checkpoints: bool = True) -> sqlite3.Connection:

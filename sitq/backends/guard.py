@@ -15,6 +15,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 
 from sitq.errors import BackendMoved, QueueClosed
@@ -27,7 +28,10 @@ except ImportError:  # Windows: files that are open cannot be deleted there, so 
 SHARED_FIRST = 0x40000002  # SQLite's "shared" lock range in the database file
 SHARED_SIZE = 510
 DEAD_MAN_SWITCH = 128  # the byte of the -shm file that says somebody is connected
+MX_FRAME = 16  # where it says how many frames are valid (sqlite.org/walformat.html, section 2.1)
 WAL_INDEX_HEADER = 48  # bytes at the head of -shm that change with every commit
+
+CLOCK_TICK_NS = 3_000_000_000  # longer than any granularity of times; FAT's is the coarsest
 
 _guards: dict[tuple[int, int], FileGuard] = {}
 _lock = threading.Lock()
@@ -42,6 +46,8 @@ class FileGuard:
         self.leaving = 0  # users that are about to close their connections
         self.journal_is_wal = wal
         self._wal_path = f"{path}-wal"
+        self._folder = os.path.dirname(self.path)
+        self._folder_seen = (0, 0)  # inode and modification time for which the files were found right
         self._database = os.open(path, os.O_RDONLY)
         self._shm: int | None = None
         self.identity = _identity(os.fstat(self._database))
@@ -49,7 +55,23 @@ class FileGuard:
         self.lock()
 
     def check(self) -> None:
-        """Raise BackendMoved unless database and WAL are the files that were opened."""
+        """Raise BackendMoved unless database and WAL are the files that were opened.
+
+        Nothing is renamed or deleted in a folder without a new modification time of the folder, so one look serves for
+        both files: at FULL a look costs 15 µs, since the caches are cold after an fdatasync.
+        """
+        try:
+            folder = os.stat(self._folder)
+        except OSError:
+            folder = None
+        if folder is not None and (folder.st_ino, folder.st_mtime_ns) == self._folder_seen:
+            return
+        self._folder_seen = (0, 0)
+        self._check_files()
+        if folder is not None and self.journal_is_wal and abs(time.time_ns() - folder.st_mtime_ns) > CLOCK_TICK_NS:
+            self._folder_seen = (folder.st_ino, folder.st_mtime_ns)  # else there may be another change in the same tick
+
+    def _check_files(self) -> None:
         try:
             if _identity(os.stat(self.path)) != self.identity:
                 raise BackendMoved(f"{self.path} was replaced by another file while it was open. {ADVICE}")
@@ -71,6 +93,13 @@ class FileGuard:
         if self._shm is not None:
             return os.pread(self._shm, WAL_INDEX_HEADER, 0)
         return os.pread(self._database, 4, 24)
+
+    def frames(self) -> int:
+        """Return how many pages the WAL holds, as its index says; 0 without a WAL."""
+        try:
+            return 0 if self._shm is None else int.from_bytes(os.pread(self._shm, 4, MX_FRAME), sys.byteorder)
+        except OSError:
+            return 0
 
     def _set_locks(self, kind: str) -> None:
         if fcntl is None or not sys.platform.startswith("linux"):

@@ -175,9 +175,10 @@ CREATE TABLE counts (
 ) WITHOUT ROWID;
 INSERT INTO counts (lane, batch) VALUES (1, 0);
 
--- State changes, one row for each state and transaction; new pending tasks show by their row numbers.
+-- State changes, one row for each state and transaction; new pending tasks show by their row numbers. The newest row
+-- is never deleted, so numbers only grow without AUTOINCREMENT, which would write one more page in each transaction.
 CREATE TABLE changes (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     source INTEGER NOT NULL,  -- which open backend wrote it
     state INTEGER NOT NULL,
     size INTEGER NOT NULL,
@@ -208,16 +209,33 @@ def migrate(connection: sqlite3.Connection, where: str) -> None:
 
 def refuse_foreign(connection: sqlite3.Connection, where: str) -> bool:
     """Refuse what is not ours. True: the tables are there; False: the file is empty."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application, version, has_tables = _owner(connection)
     if application == APPLICATION_ID:
         if version > VERSION:
             raise SchemaTooNew(
                 f"{where} has schema {version}; this sitq knows {VERSION} and earlier: install a newer one"
             )
         return True
-    if application or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+    if application or version or has_tables:
         raise NotASitqDatabase(
             f"{where} is another program's SQLite file; nothing was added to it. Choose another path"
         )
     return False
+
+
+def _owner(connection: sqlite3.Connection) -> tuple[int, int, bool]:
+    """Return application id, schema and whether there are tables, as of one moment.
+
+    Read one by one they may straddle another process's migration: no id yet, but tables, as another program's file has.
+    """
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    finally:
+        if alone:
+            connection.execute("ROLLBACK")
+    return application, version, has_tables

@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import tempfile
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future as ThreadFuture
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
 from sitq.backends import guard, operations, queries
-from sitq.backends.base import Backend, Change, Claimer, tell
+from sitq.backends.base import GAP, Backend, Change, Claimer, tell
 from sitq.backends.connecting import checked_path, connect, open_database
 from sitq.backends.heart import SQLiteHeart
 from sitq.backends.operations import Caches, Claiming, Completing, Group, Releasing
 from sitq.backends.writer import Writer, translated
 from sitq.durations import seconds
-from sitq.errors import ForkedQueue, QueueClosed, TaskNotFound, bad_type, bad_value
+from sitq.errors import ForkedQueue, QueueClosed, SitqError, TaskNotFound, bad_type, bad_value
 from sitq.identity import PublicIds
 from sitq.models import (
     MICROSECONDS,
+    PENDING,
     AttemptRow,
     BatchRow,
     Claim,
@@ -51,9 +55,13 @@ from sitq.models import (
 )
 from sitq.sealing import Sealer, find_keys
 
+log = logging.getLogger("sitq")
+
 # The order of operations in a group: what frees slots before what fills them.
 ENQUEUE, COMPLETE, RELEASE, STEER, LOOK = range(5)
 PURGE_AT_ONCE = 1000
+INLINE_ROWS = 8  # more rows leave the loop to others while they are written
+ANSWER_S = 0.5  # how long a cancelled read is waited for
 
 _open_backends: weakref.WeakSet[SQLiteBackend] = weakref.WeakSet()
 
@@ -169,7 +177,7 @@ class SQLiteBackend(Backend):
             for session in sessions:
                 live.writer.post(STEER, operations.end, session, patient=True)
 
-        return SQLiteHeart(self.path, live.guard, live.source, live.publish_foreign, rescue, end)
+        return SQLiteHeart(self.path, live.guard, live.source, live.own, live.publish_foreign, rescue, end)
 
     async def register(self, session: SessionRow) -> int:
         """Store a session, and return its number."""
@@ -196,7 +204,9 @@ class SQLiteBackend(Backend):
         """Store tasks, all or none."""
         live = self._open
         undo = None if tasks.options.key else live.take_back  # others may have been given a key's task meanwhile
-        return await live.writer.write(ENQUEUE, operations.enqueue, tasks, undo=undo)
+        alone = partial(live.enqueue_next, tasks) if len(tasks.calls) == 1 else None
+        inline = len(tasks.calls) <= INLINE_ROWS
+        return await live.writer.write(ENQUEUE, operations.enqueue, tasks, undo=undo, alone=alone, inline=inline)
 
     async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
         """Store an object that many tasks use, once per content."""
@@ -243,7 +253,8 @@ class SQLiteBackend(Backend):
     ) -> list[bool]:
         """Store how attempts ended, fenced, and claim the next tasks in the same transaction."""
         request = Completing(session, completions, claimer, freed)
-        return await self._open.writer.write(COMPLETE, operations.complete, request, patient=True)
+        inline = max(len(completions), freed) <= INLINE_ROWS
+        return await self._open.writer.write(COMPLETE, operations.complete, request, patient=True, inline=inline)
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
         """Give claims back, uncharged."""
@@ -392,6 +403,7 @@ class _Live:
         self.backend = backend
         self.source = int.from_bytes(os.urandom(4), "little")
         self.claimers: list[Claimer] = []
+        self.own: deque[tuple[int, int]] = deque(maxlen=10_000)  # first and last numbers of what we enqueued
         self.caches = Caches()
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.writer_ready = False
@@ -400,7 +412,12 @@ class _Live:
         self._point_lock = threading.Lock()
         self.guard: guard.FileGuard
         self.writer = Writer(
-            self._connect, self._begin, lambda: self.guard.check(), self._idle, backend.durability == "normal"
+            self._connect,
+            self._begin,
+            lambda: self.guard.check(),
+            self._idle,
+            backend.durability == "normal",
+            lambda: self.guard.frames(),
         )
         self.ready = self.writer.start()
 
@@ -415,6 +432,8 @@ class _Live:
             backend.ids = PublicIds(database_id)
             backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
             self._point = connect(backend.path, checkpoints=False)
+            # A connection opens the WAL when it first reads; later, that may be another one, see FileGuard.
+            self._point.execute("SELECT 1 FROM meta").fetchall()
             self.guard = guard.acquire(backend.path, wal)
         except sqlite3.Error as error:
             connection.close()
@@ -438,6 +457,24 @@ class _Live:
         with contextlib.suppress(QueueClosed):
             self.writer.post(STEER, operations.take_back, numbers, patient=True)
 
+    def enqueue_next(self, tasks: NewTasks, connection: sqlite3.Connection) -> list[int] | None:
+        """Store one task by a single statement, unless a worker of this process is to claim it in the same commit."""
+        for claimer in self.claimers:
+            if claimer.free > 0:
+                return None
+        number = self.caches.last_task + 1
+        self.own.append((number, number))  # before the commit, after which the heart looks
+        if not operations.enqueue_next(connection, self.backend.sealer, self.caches, tasks):
+            self.own.pop()
+            return None
+        numbers = [number]
+        if self.backend.listeners:
+            try:
+                tell(self.backend.listeners, [Change(PENDING, numbers)])
+            except Exception:  # it is written, and must not be written again
+                log.exception("sitq: a listener failed")
+        return numbers
+
     def look(self) -> None:
         """Look for tasks for the workers of this process."""
         with contextlib.suppress(QueueClosed):
@@ -445,7 +482,8 @@ class _Live:
 
     def publish_foreign(self, changes: list[Change]) -> None:
         """Tell what another process changed."""
-        if any(claimer.free > 0 for claimer in self.claimers):
+        claimable = any(change.state in (PENDING, GAP.state) for change in changes)
+        if claimable and any(claimer.free > 0 for claimer in self.claimers):
             self.look()
         tell(self.backend.listeners, changes)
 
@@ -460,13 +498,22 @@ class _Live:
             reader = self._readers[loop] = loop.create_task(self._open_reader())
         try:
             connection = await asyncio.shield(reader)
-            return list(await connection.execute_fetchall(sql, values))
-        except sqlite3.Error as error:
+            try:
+                return list(await connection.execute_fetchall(sql, values))
+            except asyncio.CancelledError:
+                # Its answer is under way, and would meet a closed loop if this is the end of one. It comes before this:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(connection.execute_fetchall("SELECT 1"), ANSWER_S)
+                raise
+        except (sqlite3.Error, SitqError) as error:
             if reader.done() and not reader.cancelled() and reader.exception() is not None:
                 self._readers.pop(loop, None)  # the next read opens another
+            if isinstance(error, SitqError):
+                raise
             raise translated(error, self.backend.where) from error
 
     async def _open_reader(self) -> aiosqlite.Connection:
+        self.guard.check()
         connection = await aiosqlite.connect(self.backend.path, timeout=20, isolation_level=None, cached_statements=256)
         await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
         return connection
@@ -498,7 +545,7 @@ class _Live:
         loop = asyncio.get_running_loop()
         for owner, opening in list(self._readers.items()):
             if owner is loop:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error, SitqError):
                     await (await opening).close()
             else:
                 _stop_reader(opening)
@@ -538,36 +585,42 @@ class _Transaction(Group):
         backend = live.backend
         super().__init__(connection, backend.sealer, backend.ids, live.caches, live.source, careful, backend.max_losses)
         self._live = live
-        self._next_due: int | None = None
+        self._owned = False
+        self.claimers = live.claimers
 
     def finish(self) -> None:
         """Claim for the workers, then write counters and changes."""
         if self.claimable:
-            claimers = self._live.claimers
-            operations.serve(self, claimers)
-            if any(claimer.free > 0 for claimer in claimers):
-                self._next_due = operations.next_due(self)
+            operations.serve(self, self.claimers)
         super().finish()
+        if self.new:
+            self._live.own.append((self.new[0], self.new[-1]))  # before the commit, after which the heart looks
+            self._owned = True
 
     def committed(self) -> None:
         """Hand out claims, and tell what changed."""
         live = self._live
         live.caches.lanes.update(self.known.lanes)
         live.caches.functions.update(self.known.functions)
+        if self.new:
+            live.caches.last_task = self.new[-1]
         for claimer, claims in self.claims:
             claimer.deliver(claims)
-        if self._next_due is not None:
-            live.writer.set_alarm(self._next_due / MICROSECONDS, live.look)
+        if self.caches.next_due is not None and self.claimable and any(claimer.free > 0 for claimer in live.claimers):
+            live.writer.set_alarm(self.caches.next_due / MICROSECONDS, live.look)
         listeners = live.backend.listeners
         if listeners:
             changes = self.changes
             if self.new:
-                changes = [Change(0, self.new), *changes]
+                changes = [Change(PENDING, self.new), *changes]
             if changes:
                 tell(listeners, changes)
 
     def rolled_back(self) -> None:
         """Take back what was changed in memory."""
+        if self._owned:
+            self._live.own.pop()
+        self.caches.due_until = 0
         self.take_back()
 
 

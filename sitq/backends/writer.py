@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import queue
 import random
 import sqlite3
@@ -40,13 +41,17 @@ log = logging.getLogger("sitq")
 A = TypeVar("A")  # an operation's argument
 R = TypeVar("R")  # its result
 PATIENCE_S = 20.0  # how long a user's write waits for another program's lock
-LONE_GAP_S = 200e-6  # a write this long after the last one is alone
+CLOSING_S = 0.7  # … while the writer closes; an exit waits for a second in all
 INLINE_COMMIT_S = 1e-3  # slower commits leave the caller's thread
-YIELD_S = 2e-3  # inline writes of this length give the loop a turn
+YIELD_S = 1e-3  # inline writes of this length give the loop its turns
 IDLE_S = 2.0  # then the WAL is truncated
 LOOK_S = 1.0  # an alarm follows the wall clock, which may be set, so it is looked at this often
 AGAIN_S = 1.0  # then a write that nobody waits for is tried again
 GROUP = 2000  # units in a transaction
+# Pages of the log after which it is copied back into the database. Where each commit waits for the disk, one that
+# makes the log longer takes twice as long as one that overwrites it; where none does, rarer checkpoints are better.
+LONG, LONG_UNSYNCED = 1000, 2000
+LOOK_EVERY = 16  # inline writes between two looks at its length
 
 
 class Transaction(Protocol):
@@ -126,6 +131,8 @@ class Writer:
         Tidies up, called with the connection when nothing was written for a while.
     inline_always : bool
         Whether a commit is cheap (no ``fsync``), so that a lone write needs no measured proof of it.
+    pages : callable
+        Tells how many pages the log has.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class Writer:
         check: Callable[[], None],
         idle: Callable[[sqlite3.Connection], None],
         inline_always: bool,
+        pages: Callable[[], int] = lambda: 0,
     ):
         self._connect = connect
         self._begin = begin
@@ -145,10 +153,13 @@ class Writer:
         self._lock = threading.Lock()  # the connection is used under it alone
         self._counting = threading.Lock()
         self._inline_always = inline_always
+        self._pages = pages
+        self._long = LONG_UNSYNCED if inline_always else LONG
+        self._kept = 0  # pages that the last checkpoint left in the log, since somebody still read there
+        self._inlined = 0
         self._commit_s = 0.0 if inline_always else INLINE_COMMIT_S  # smoothed
-        self._last_write = 0.0
-        self._last_task: Any = None
-        self._inline_s = 0.0
+        self._turn: tuple[Any, Any] | None = None  # loop and task that wrote inline in this turn of the loop
+        self._inline_s = 0.0  # since others had their turns
         self._closed = False
         self._alarm: tuple[float, Callable[[], None]] | None = None  # wall-clock time, what to do then
         self._later: list[Unit[Any, Any]] = []  # failed, and nobody waits: tried again
@@ -205,19 +216,29 @@ class Writer:
         *,
         patient: bool = False,
         undo: Callable[[R], object] | None = None,
+        alone: Callable[[sqlite3.Connection], R | None] | None = None,
+        inline: bool = True,
     ) -> R:
         """Run a unit, alone and at once where that is cheapest, and return its result after the commit.
 
         A cancelled caller cannot cut a transaction: a unit that is not yet taken is dropped, any other is committed,
         and ``undo`` is called with its result.
+
+        Parameters
+        ----------
+        alone : callable, optional
+            Does the same in a single statement, which needs no BEGIN and COMMIT; None: it cannot, nothing was written.
+        inline : bool
+            False: it is large, and leaves the caller's thread in any case.
         """
-        if self.may_inline():
-            done, result = self.try_inline(operation, argument)
+        if inline and self.may_inline():
+            done, result = self.try_inline(operation, argument, alone)
             if done:
                 if self._inline_s > YIELD_S:
                     self._inline_s = 0.0
                     try:
-                        await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook
+                        await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook:
+                        await asyncio.sleep(0)  # a timer needs a turn to end, and whoever waits for it another one
                     except asyncio.CancelledError:
                         if undo is not None:
                             undo(result)  # type: ignore[arg-type]  # done
@@ -247,20 +268,26 @@ class Writer:
                 self.post(0, nothing, None)  # wakes the thread
 
     def may_inline(self) -> bool:
-        """Whether a write now is alone, and cheap enough for the caller's thread."""
+        """Whether a write now is cheap enough for the caller's thread, and no other task writes in this turn."""
         if self._waiting or self._commit_s >= INLINE_COMMIT_S or self.connection is None:
             return False
-        now = time.perf_counter()
-        if now - self._last_write > LONE_GAP_S:
-            self._last_task = None
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        turn = self._turn
+        if turn is None or turn[0] is not loop:
+            self._turn = (loop, task)
+            loop.call_soon(self._next_turn)
             return True
-        task = asyncio.current_task()
-        if self._last_task is None or self._last_task is task:
-            self._last_task = task
-            return True
-        return False
+        return turn[1] is task  # others make a group, such as those of a gather
 
-    def try_inline(self, operation: Operation[A, R], argument: A) -> tuple[bool, R | None]:
+    def _next_turn(self) -> None:
+        self._turn = None
+
+    def try_inline(
+        self,
+        operation: Operation[A, R],
+        argument: A,
+        alone: Callable[[sqlite3.Connection], R | None] | None = None,
+    ) -> tuple[bool, R | None]:
         """Run one unit on this thread, unless the connection or the database is busy."""
         with Uninterrupted():
             if not self._lock.acquire(blocking=False):
@@ -270,10 +297,21 @@ class Writer:
                 connection = self.connection
                 if connection is None or self._waiting or self._closed:
                     return False, None
-                begin(connection)
-                result = self._transact(connection, [(operation, [argument])], careful=False)
-                self._measure(started)
-                return True, result[0][0]
+                result: R | None = None
+                if alone is not None:
+                    self._check()
+                    result = alone(connection)
+                if result is not None:
+                    self._committed_in(time.perf_counter() - started)
+                else:
+                    begin(connection)
+                    result = self._transact(connection, [(operation, [argument])], careful=False)[0][0]
+                self._inline_s += time.perf_counter() - started
+                self._inlined += 1
+                if self._inlined % LOOK_EVERY == 0 and self._log_is_long():
+                    with contextlib.suppress(QueueClosed):
+                        self.post(0, nothing, None)  # the thread does the checkpoint: 4 ms are too long for a loop
+                return True, result
             except Careful:
                 return False, None
             except sqlite3.Error as error:
@@ -283,13 +321,9 @@ class Writer:
             finally:
                 self._lock.release()
 
-    def _measure(self, started: float) -> None:
-        now = time.perf_counter()
-        self._last_write = now
-        took = now - started
-        self._inline_s += took
+    def _committed_in(self, seconds: float) -> None:
         if not self._inline_always:
-            self._commit_s += 0.2 * (took - self._commit_s)
+            self._commit_s += 0.2 * (seconds - self._commit_s)
 
     # ---- the thread ----
     def _run(self) -> None:
@@ -317,6 +351,8 @@ class Writer:
                 except Exception as error:  # no error may end the thread: every later caller would wait for ever
                     log.exception("sitq: the writer met an unexpected error")
                     self._settle([(unit, None, error) for unit in units])
+                if self._log_is_long():
+                    self._checkpoint(connection)
             self._ring()
         self._tidy(connection)
         with self._lock:
@@ -345,6 +381,21 @@ class Writer:
             for unit in later:
                 with contextlib.suppress(QueueClosed):
                     self.post(unit.rank, unit.operation, unit.argument, patient=unit.patient)
+
+    def _log_is_long(self) -> bool:
+        pages = self._pages()
+        if pages < self._kept:
+            self._kept = 0  # it began anew
+        return pages >= self._kept + self._long
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Copy the log into the database, after its writers were told and while nobody else writes here."""
+        with self._lock:
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.Error as error:  # the next one may succeed
+                log.warning("sitq: a checkpoint failed: %s", error)
+            self._kept = self._pages()
 
     def _tidy(self, connection: sqlite3.Connection) -> None:
         try:
@@ -384,7 +435,6 @@ class Writer:
         with self._lock:
             if not self._begin_patiently(connection, units):
                 return
-            started = time.perf_counter()
             units.sort(key=lambda unit: unit.rank)
             groups = [(key[1], list(same)) for key, same in groupby(units, key=lambda u: (u.rank, u.operation))]
             failure: Exception | None = None
@@ -392,7 +442,6 @@ class Writer:
                 results = self._transact(
                     connection, [(operation, [u.argument for u in same]) for operation, same in groups], careful
                 )
-                self._measure(started)
             except Exception as error:
                 failure = error
         if failure is None:
@@ -421,7 +470,9 @@ class Writer:
             results = [operation(transaction, arguments) for operation, arguments in groups]
             transaction.finish()
             self._check()
+            started = time.perf_counter()
             connection.execute("COMMIT")
+            self._committed_in(time.perf_counter() - started)
         except BaseException as error:
             if transaction is not None:
                 transaction.rolled_back()
@@ -456,7 +507,8 @@ class Writer:
             if not self._take_all(units):  # what arrives meanwhile has a patience of its own
                 self._inbox.put(None)
             now = time.monotonic()
-            late = [u for u in units if self._closed or (not u.patient and now - u.since > PATIENCE_S)]
+            # At the end, too: our own beat may hold the lock just then, and an exit waits for its last writes.
+            late = [u for u in units if now - u.since > self._patience(u)]
             if late:
                 locked = BackendLocked(
                     f"another program kept the database locked for {PATIENCE_S:.0f} s; nothing was written."
@@ -466,6 +518,11 @@ class Writer:
                 units[:] = [unit for unit in units if not unit.settled]
         units.clear()
         return False
+
+    def _patience(self, unit: Unit[Any, Any]) -> float:
+        if self._closed:
+            return CLOSING_S
+        return math.inf if unit.patient else PATIENCE_S
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         """Hand results to their callers, waking each loop once."""

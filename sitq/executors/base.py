@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Protocol
 
 from sitq.call import Call, Outcome
+from sitq.errors import bad_type
 
 #: Takes outcomes by key, in the loop in which the executor was opened; several at a time, so that a thousand short
 #: calls wake the loop once.
@@ -36,3 +38,16 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Close what was opened; what runs is left to end."""
+
+
+#: The executor that runs the present call; None outside of calls. What waits for a worker's calls asks it, since a
+#: call that waits for itself would wait for ever.
+running_in: ContextVar[Executor | None] = ContextVar("sitq_running_in", default=None)
+
+
+def check_executor(given: object) -> Executor | None:
+    """Return an executor, or say what it should be."""
+    verbs = ("open", "submit", "cancel", "close")
+    if given is not None and (isinstance(given, type) or not all(hasattr(given, verb) for verb in verbs)):
+        raise bad_type("executor", given, "None or an Executor, such as LocalExecutor()")
+    return given  # type: ignore[return-value]  # checked

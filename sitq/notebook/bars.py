@@ -32,12 +32,13 @@ TICK_S = 1.0  # elapsed time and ETA go on while nothing changes
 TRIES = 10  # to read the batch, before the bar gives up
 
 _EMPTY = {"text/html": "", "text/plain": ""}
-# A page that is closed before the end is saved with its buttons, and says "model not found" when it is opened again.
-# Only the page's style can hide that. An untrusted page drops it, and draws no widgets either.
+# A page that is closed before the end is saved with its buttons. Opened again it says "Loading widget..." for seconds,
+# in an output that has no MIME type yet, and then "model not found". Only the page's style can hide that. An untrusted
+# page drops it, and draws no widgets either.
 _OUTPUT = ".jp-OutputArea-child"
 _NO_DEAD_WIDGETS = (
-    f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets):not(:has(.jupyter-widgets *)) "
-    "{display: none}</style>"
+    f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets, > .jp-OutputArea-output:not([data-mime-type]))"
+    ":not(:has(.jupyter-widgets *)) {display: none}</style>"
 )
 _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
 

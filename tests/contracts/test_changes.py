@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from sitq.backends import operations
 from sitq.backends.base import GAP, Backend, Change, Heart
 from sitq.backends.connecting import connect
+from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import SitqError
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, PROCESSING, Filter
 from tests.storage import (
@@ -141,17 +143,31 @@ async def test_a_reader_that_missed_too_much_is_told_so(pair: tuple[Backend, Bac
         await other.enqueue(new_tasks(3))
         await other.cancel(Filter(numbers=[1]))
         await other.cancel(Filter(numbers=[2]))
-        forget_changes(other, keep=1)
+        forget_changes(other, keep=0)
         heart.publish()
     assert GAP in heard
     one.listeners.clear()
 
 
 def forget_changes(backend: Backend, keep: int) -> None:
-    """What the store does after 100,000 transitions."""
+    """What the store does when it is idle, with another number than 100,000."""
     connection = connect(backend.path)  # type: ignore[attr-defined]
-    connection.execute("DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - ?", (keep,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operations, "REMEMBERED", keep)
+        operations.forget_changes(connection)
     connection.close()
+
+
+async def test_only_the_last_transitions_are_remembered(backend: Backend) -> None:
+    if not isinstance(backend, SQLiteBackend):
+        pytest.skip("looks into SQLite's table")
+    for n in (1, 2, 3, 4, 5):
+        await backend.enqueue(new_tasks(n))
+        await backend.cancel(Filter())  # n transitions
+    for keep, left in ((100, 5), (15, 5), (12, 4), (9, 3), (9, 3), (1, 1)):
+        forget_changes(backend, keep)
+        ((count,),) = await backend._open.read("SELECT count(*) FROM changes", ())
+        assert count == left
 
 
 async def test_a_worker_is_served_what_another_process_enqueues(pair: tuple[Backend, Backend]) -> None:

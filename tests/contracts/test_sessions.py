@@ -142,12 +142,13 @@ async def test_tasks_of_ended_notebook_sessions_are_held_when_asked_for(backend:
     for session in (notebook, alive, plain):
         await backend.enqueue(new_tasks(session=session))
     await backend.enqueue(new_tasks(session=notebook, lane="other"))
+    await backend.enqueue(new_tasks(session=notebook, delay_s=3600))
     await lose(backend, notebook)
     await backend.end(plain)
-    assert await backend.hold_left("default") == 1
+    assert await backend.hold_left("default") == 2
     assert await backend.hold_left("default") == 0
-    assert [r.waits for r in await backend.tasks(Filter())] == [Waits.LEFT, 0, 0, 0]
-    assert await backend.held() == 1
+    assert [r.waits for r in await backend.tasks(Filter())] == [Waits.LEFT, 0, 0, 0, Waits.LEFT | Waits.SCHEDULED]
+    assert await backend.held() == 2
 
 
 @pytest.mark.parametrize("how", ["died", "ended"])

@@ -57,6 +57,57 @@ SCRIPTS = {
         queue.get_result(queue.enqueue(pow, 2, 5))
         told()
     """,
+    "a blocking queue with a thread that runs, and one that waits": """
+        def long():
+            import time
+            time.sleep(600)
+        queue = sitq.open_sync("exit.db", concurrency=1)
+        running, waiting = queue.enqueue(long), queue.enqueue(long)
+        threading.Thread(target=queue.get_result, args=(running,), daemon=True).start()
+        while queue.status(running) != "processing":
+            time.sleep(0.01)
+        told()
+    """,
+    "a queue and a worker, and a batch that nobody waits for": """
+        async def long(i):
+            await asyncio.sleep(600)
+        async def main():
+            queue = sitq.TaskQueue("exit.db")
+            worker = sitq.Worker(queue.backend, concurrency=2)
+            await worker.start()
+            batch = await queue.map(long, range(5))
+            waiting = [asyncio.create_task(batch.wait()), asyncio.create_task(queue.get_result(batch[0]))]
+            while (await queue.counts()).processing < 2:
+                await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
+    "a worker that was told to stop with a grace": """
+        def long():
+            import time
+            time.sleep(600)
+        async def main():
+            queue = sitq.TaskQueue("exit.db")
+            worker = sitq.Worker(queue.backend)
+            await worker.start()
+            task_id = await queue.enqueue(long)
+            while await queue.status(task_id) != "processing":
+                await asyncio.sleep(0.01)
+            await worker.stop(grace=0)
+            told()
+        asyncio.run(main())
+    """,
+    "a worker in a thread of its own that is busy": """
+        async def long():
+            await asyncio.sleep(600)
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2, loop="thread")
+            task_id = await queue.enqueue(long)
+            while await queue.status(task_id) != "processing":
+                await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
     "a worker in a thread of its own": """
         async def main():
             queue = sitq.TaskQueue("exit.db")
@@ -87,7 +138,7 @@ async def test_a_script_that_forgot_to_close_exits_at_once_and_frees_its_claims(
     assert ended - left < 1.0, run.stderr
     async with sitq.TaskQueue(tmp_path / "exit.db") as queue:
         frame = await queue.to_frame()
-        assert set(frame["status"]) <= {"completed", "pending"}
+        assert set(frame["status"]) <= {"completed", "pending"}, list(frame["error"])
         assert (frame["losses"] == 0).all(), "a clean exit charges nothing"
         living = [session for session in await queue.backend.sessions() if session.pid != os.getpid()]
         assert living == []

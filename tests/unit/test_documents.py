@@ -1,12 +1,8 @@
-"""The examples of README, docs and docstrings run."""
+"""The examples of README and docs run, and their links lead somewhere; test_doctests.py has the docstrings'."""
 
 import ast
 import asyncio
-import doctest
-import importlib
-import math
 import os
-import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +10,9 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
-import sitq
-
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
-MODULES = [name for _, name, _ in pkgutil.walk_packages(sitq.__path__, "sitq.")]
 
 
 @pytest.fixture
@@ -45,15 +38,6 @@ def test_the_python_blocks_of_a_document_run_in_order(document: Path, folder: Pa
                 await value
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_run(name: str, folder: Path) -> None:
-    module = importlib.import_module(name)
-    face = {public: getattr(sitq, public) for public in (*sitq.__all__,)}
-    scope = {"sitq": sitq, "asyncio": asyncio, "math": math, **face, **vars(module)}
-    failures, _ = doctest.testmod(module, extraglobs=scope, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert failures == 0
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -190,6 +190,11 @@ def test_a_finished_batch_tells_how_long_it_took_and_no_eta() -> None:
     assert bar_text(done) == "svc ━━━━━━━━━━ 105/105 done · 5 failed · 12.3/s · took 0:04"
 
 
+def test_a_batch_of_less_than_a_second_is_told_in_milliseconds() -> None:
+    done = snapshot(counts=Counts(completed=100, failed=5), eta_s=None, elapsed_s=0.25)
+    assert bar_text(done).endswith("took 250 ms")
+
+
 def test_a_line_is_cut_to_the_width_of_its_terminal() -> None:
     assert len(bar_text(snapshot(), width=40)) == 40
 

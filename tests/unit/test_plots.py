@@ -215,6 +215,11 @@ def test_a_cell_is_the_mean_of_its_tasks_and_says_so() -> None:
     assert ax.images[0].colorbar.ax.get_ylabel() == "mean accuracy"
 
 
+def test_a_cell_of_one_task_is_its_value_and_says_no_more() -> None:
+    assert heatmap(tasks(20), "C", "gamma", "accuracy").images[0].colorbar.ax.get_ylabel() == "accuracy"
+    assert heatmap(tasks(20), "C", "gamma", "accuracy", agg="std").images[0].colorbar.ax.get_ylabel() == "std accuracy"
+
+
 def test_missing_cells_are_hatched_and_carry_no_number() -> None:
     ax = heatmap(tasks(20), "C", "gamma", "accuracy")  # every tenth failed, so two cells have no value
     assert int(np.ma.count_masked(ax.images[0].get_array())) == 2

@@ -46,9 +46,11 @@ def signature(function: Callable[..., object], *, method: bool = True) -> str:
 
 def verbs(kind: type) -> dict[str, str]:
     """Public methods with their signatures, and properties without."""
+    own = [base for base in reversed(kind.__mro__) if base.__module__.startswith("sitq")]
     return {
         name: signature(member) if callable(member) else ""
-        for name, member in vars(kind).items()
+        for base in own
+        for name, member in vars(base).items()
         if not name.startswith("_") and not isinstance(member, classmethod)
     }
 

@@ -142,3 +142,10 @@ def test_what_only_looks_plain_is_not(value: object) -> None:
 @pytest.mark.parametrize("value", [(), {}, None, ((1, 2.0, "a"), {"b": [b"c", True]}), ([[1]],)])
 def test_plain_values(value: object) -> None:
     assert is_plain(value)
+
+
+def test_a_module_on_the_list_does_not_allow_what_it_imports() -> None:
+    serializer = JSONSerializer(allow=["functools"])
+    assert serializer.load_function(b"functools.singledispatch")
+    with pytest.raises(SerializationError, match="not defined in functools"):
+        serializer.load_function(b"functools.namedtuple")  # of collections

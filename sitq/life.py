@@ -1,0 +1,230 @@
+"""One life of a worker: from start to stop, with its session, its slots and its executor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sitq.backends.base import Backend
+from sitq.call import Outcome
+from sitq.errors import BackendError, SitqError, WrongEventLoop
+from sitq.executors.base import Executor, running_in
+from sitq.loops import call_in_loop
+from sitq.serialization import Serializer
+from sitq.session import Session, begin_session
+from sitq.slots import AGAIN_S, Slots
+
+log = logging.getLogger("sitq")
+
+
+class Life:
+    """A worker between start and stop.
+
+    Parameters
+    ----------
+    concurrency : callable
+        Gives the number of slots as it is now.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        executor: Executor,
+        serializer: Serializer,
+        name: str,
+        lanes: tuple[str, ...],
+        concurrency: Callable[[], int],
+    ):
+        self.backend = backend
+        self.executor = executor
+        self.name = name
+        self.lanes = lanes
+        self.loop = asyncio.get_running_loop()
+        self.slots = Slots(backend, executor, serializer, name)
+        self.lingering: asyncio.Task[None] | None = None  # after a grace, while threads still run
+        self._concurrency = concurrency
+        self._session: Session
+        self._storing: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._paused = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it claims and runs tasks."""
+        return self._alive() and not self.slots.stopping
+
+    def _alive(self) -> bool:
+        return self._storing is not None and not self._storing.done() and not self.loop.is_closed()
+
+    # ---- begin ----
+    async def begin(self) -> None:
+        """Open the store, register a session, and claim."""
+        await self.backend.open()
+        try:
+            await self.executor.open(self._delivered)
+            try:
+                self._storing = self.loop.create_task(self.slots.store_for_ever(), name=f"sitq-worker-{self.name}")
+                self._storing.add_done_callback(self._storing_ended)
+                self.backend.listeners.add(self.slots.heard)
+                await self._begin_session()
+            except BaseException:
+                self.backend.listeners.discard(self.slots.heard)
+                if self._storing is not None:
+                    self._storing.cancel()
+                await self.executor.close()
+                raise
+        except BaseException:
+            await self.backend.close()
+            raise
+
+    async def _begin_session(self) -> None:
+        self._session = await begin_session(
+            self.backend,
+            "worker",
+            self.name,
+            self._slots_now(),
+            alive=self._alive,
+            lost=partial(self._soon, self._lost),
+            cancelled=partial(self._soon, self.slots.cancel),
+        )
+        claimer = self.slots.serve(self._session.number, self.lanes, self._slots_now())
+        claimer.paused = self._paused
+        if not self.slots.stopping:
+            self.backend.attach(claimer)
+
+    def _soon(self, what: Callable[[Any], None], argument: Any) -> None:
+        """Do something in the worker's loop, from any thread."""
+        call_in_loop(self.loop, what, argument)
+
+    def _slots_now(self) -> int:
+        return self._concurrency() if self.executor.slots is None else self.executor.slots
+
+    # ---- while it runs ----
+    def resize(self, more: int) -> None:
+        """Have more slots, or with a negative number fewer."""
+        if self.executor.slots is None and more:
+            self.backend.more(self.slots.claimer, more)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it claims nothing for now."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._paused = self.slots.claimer.paused = value
+        if not value:
+            self.backend.more(self.slots.claimer, 0)
+
+    def _delivered(self, outcomes: list[tuple[int, Outcome]]) -> None:
+        going_down = self._storing is not None and (self._storing.done() or self._storing.cancelling() > 0)
+        self.slots.delivered(outcomes, going_down)
+
+    def _storing_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("sitq: worker %s ends: %s", self.name, error, exc_info=error)
+
+    def _lost(self, error: SitqError | None) -> None:
+        """Drop the claims of a session that others declared dead, and begin a new one."""
+        if self.slots.over:
+            return
+        self.backend.detach(self.slots.claimer)
+        if error is not None:
+            log.error("sitq: worker %s stops: %s", self.name, error)
+            return
+        log.warning("sitq: worker %s was declared dead; it drops its claims and goes on anew", self.name)
+        self.slots.lose()
+        if not self.slots.stopping:
+            self._renewing = self.loop.create_task(self._begin_again())
+
+    async def _begin_again(self) -> None:
+        while not self.slots.stopping:
+            try:
+                await self._begin_session()
+                return
+            except BackendError as error:
+                log.warning("sitq: worker %s cannot register, will try again: %s", self.name, error)
+                await asyncio.sleep(AGAIN_S)
+
+    # ---- end ----
+    async def end(self, grace: float | None) -> None:
+        """Claim nothing more, wait for what runs, and end the session. May be called again, with another grace."""
+        if running_in.get() is self.executor:
+            raise WrongEventLoop(
+                f"stop() of worker {self.name} was called inside one of its own tasks, which it would wait for:"
+                " call it outside"
+            )
+        if self.loop.is_closed():
+            self.slots.stopping = True
+            await self._finish()
+            return
+        if self.loop is not asyncio.get_running_loop():
+            raise WrongEventLoop(
+                f"worker {self.name} belongs to another event loop. Stop it from the loop that started it, or give it"
+                ' one of its own with loop="thread"'
+            )
+        self._claim_no_more()
+        if not self._alive():
+            await self._finish_once()  # nothing is stored any more
+            return
+        try:
+            async with asyncio.timeout(grace):
+                await self.slots.idle()
+        except TimeoutError:
+            if await self._give_up():
+                self._linger_soon()
+                return
+        await self._finish_once()
+
+    def retire(self) -> None:
+        """Claim nothing more, and end by itself when what runs has ended. From any thread."""
+        self._claim_no_more()
+        call_in_loop(self.loop, self._linger_soon)
+
+    def _claim_no_more(self) -> None:
+        if not self.slots.stopping:
+            self.slots.stopping = True
+            self.backend.detach(self.slots.claimer)
+
+    def _linger_soon(self) -> None:
+        if self.lingering is None:
+            self.lingering = self.loop.create_task(self._linger())
+
+    async def _give_up(self) -> bool:
+        try:
+            return await self.slots.give_up()
+        except SitqError as error:  # the session's end releases them
+            log.warning("sitq: worker %s cannot release its tasks: %s", self.name, error)
+            return False
+
+    async def _linger(self) -> None:
+        await self.slots.idle()
+        await self._finish_once()
+
+    async def _finish_once(self) -> None:
+        if self._finishing is None:
+            self._finishing = self.loop.create_task(self._finish())
+        await asyncio.shield(self._finishing)
+
+    async def _finish(self) -> None:
+        await self.slots.finish()
+        if not self.loop.is_closed():
+            for task in (self._renewing, self._storing):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, SitqError):
+                        await task
+        self.backend.detach(self.slots.claimer)
+        self.backend.listeners.discard(self.slots.heard)
+        try:
+            await self._session.end()
+        except SitqError as error:  # others will see that it ended
+            log.warning("sitq: the session of worker %s could not be ended: %s", self.name, error)
+        finally:
+            await self.executor.close()
+            await self.backend.close()

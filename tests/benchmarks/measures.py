@@ -1,0 +1,33 @@
+"""What a job reports."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+
+class Stopwatch:
+    """Runs from its making."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._since
+
+
+@dataclass
+class Measures:
+    each_us: float  # per task; with single times their median
+    p99_us: float | None = None
+    worst_us: float | None = None
+
+    @classmethod
+    def of(cls, seconds: float, n: int) -> "Measures":
+        return cls(seconds / n * 1e6)
+
+    @classmethod
+    def of_times(cls, times: list[float]) -> "Measures":
+        times = sorted(times[len(times) // 10 :])  # the first ones warm up
+        return cls(
+            statistics.median(times) * 1e6, times[min(len(times) - 1, int(len(times) * 0.99))] * 1e6, times[-1] * 1e6
+        )

@@ -1,0 +1,144 @@
+"""Waiting in a real kernel: interrupts, cancels and timeouts; a blocked loop; what an earlier kernel left."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import sitq
+from tests.kernels import PYTHONS, kernel
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+OPEN = """
+import asyncio, time, sitq
+async def nap(seconds):
+    await asyncio.sleep(seconds)
+    return seconds
+queue = await sitq.open("kernel.db", concurrency=4)
+"""
+
+
+@pytest.fixture(params=PYTHONS)
+def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
+    path: Path = PYTHONS[request.param]
+    if not path.exists():
+        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
+    return path
+
+
+async def test_an_interrupt_ends_any_wait_within_a_second_and_only_an_interrupt_is_called_so(
+    python: Path, tmp_path: Path
+) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        await one.run("batch = await queue.map(nap, [600], name='naps')")
+        for wait in (
+            "await batch",
+            "await batch.wait()",
+            "await batch.values()",
+            "async for _ in batch.as_completed(): 1",
+        ):
+            waiting = one.start(f"print('waits')\n{wait}")
+            await waiting.until(lambda cell: cell.text)
+            await asyncio.sleep(0.1)  # into the wait
+            one.interrupt()
+            interrupted = time.monotonic()
+            await waiting.end(5)
+            assert waiting.ended - interrupted < 1.0
+            assert waiting.error is not None
+            name, _, traceback = waiting.error
+            assert name == "Interrupted"
+            (line,) = traceback
+            assert re.match(r"(\x1b\[\d+m)*Interrupted: the tasks of naps go on\.", line), line
+            assert "await batch.cancel()" in line
+
+        own = await one.run(
+            "waiter = asyncio.create_task(batch.wait())\n"
+            "await asyncio.sleep(0.1)\n"
+            "waiter.cancel()\n"
+            "try:\n"
+            "    await waiter\n"
+            "except asyncio.CancelledError as error:\n"
+            "    print(type(error).__name__)"
+        )
+        assert own.text == "CancelledError\n"
+        timed = await one.run(
+            "for wait in (batch, batch.wait(), batch.values()):\n"
+            "    try:\n"
+            "        async with asyncio.timeout(0.1):\n"
+            "            await wait\n"
+            "    except Exception as error:\n"
+            "        print(type(error).__name__)\n"
+            "print(await batch.wait(timeout=0.1))"
+        )
+        assert timed.text == "TimeoutError\n" * 3 + "False\n"
+        later = await one.run("await batch.cancel(); await batch; print((await queue.counts()).cancelled)")
+        assert later.text == "1\n"
+        handler = await one.run("import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+        assert handler.text == "True\n", "a wait leaves the signal as it was"
+
+
+async def test_a_loop_that_is_blocked_for_three_leases_keeps_its_beat_also_for_another_host(
+    python: Path, tmp_path: Path
+) -> None:
+    lease = 2.0
+    backend = sitq.SQLiteBackend(tmp_path / "kernel.db", lease=lease)
+    async with kernel(python, tmp_path) as one, sitq.TaskQueue(backend) as queue:
+        elsewhere = "from sitq import session\nsession.here = lambda: session.Place('another host', 'its boot', 1)\n"
+        await one.run(elsewhere + OPEN)
+        await one.run("batch = await queue.map(nap, [0.5] * 4, name='naps'); await asyncio.sleep(0.1)")
+
+        async def beat() -> int:
+            return next(s.beat for s in await backend.sessions() if s.host == "another host" and s.kind == "worker")
+
+        async with sitq.Worker(backend, concurrency=4):
+            before = await beat()
+            blocked = one.start(f"time.sleep({3 * lease})")
+            await blocked.end()
+            assert await beat() - before >= 3 * lease - 1
+            batch = await queue.batch("naps")
+            assert await batch.wait(10)
+        frame = await batch.to_frame()
+    assert list(frame["attempts"]) == [1] * 4
+    assert set(frame["losses"]) == {0}
+
+
+@pytest.mark.parametrize("how", ["queue.resume()", "resume=True", "a plain worker"])
+async def test_what_a_killed_kernel_left_is_held_and_told_until_somebody_wants_it(
+    how: str, python: Path, tmp_path: Path
+) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        await one.run("batch = await queue.map(nap, [0.2] * 12, name='naps'); await asyncio.sleep(0.3)")
+        await one.kill()
+
+    async def all_done() -> bool:
+        async with sitq.TaskQueue(tmp_path / "kernel.db") as queue:
+            batch = await queue.batch("naps")
+            return await batch.wait(20) and await batch.values() == [0.2] * 12
+
+    if how == "a plain worker":
+        async with sitq.Worker(tmp_path / "kernel.db", concurrency=12):
+            assert await all_done()
+        return
+    async with kernel(python, tmp_path) as two:
+        if how == "resume=True":
+            assert (await two.run(OPEN.replace("concurrency=4", "resume=True"))).text == ""
+            assert await all_done()
+            return
+        opened = await two.run(OPEN)
+        assert re.fullmatch(
+            r"\d+ tasks wait from an earlier kernel: `await queue\.resume\(\)` runs them\n", opened.text
+        )
+        held = await two.run(
+            "before = await queue.counts(); await asyncio.sleep(0.5); print(before == await queue.counts())"
+        )
+        assert held.text == "True\n"
+        told = await two.run("print(await queue.resume())")
+        assert int(told.text) > 0
+        assert await all_done()

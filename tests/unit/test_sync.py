@@ -1,0 +1,255 @@
+"""The blocking face: the same verbs in scripts, threads, and inside a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sitq
+from sitq.errors import ForkedQueue, InvalidType, QueueClosed, WrongEventLoop
+from sitq.sync import SyncBatch, SyncTaskOptions, SyncTaskQueue
+from tests.stage import LONG_S, fail, quick
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITQ_PROGRESS", "off")
+
+
+@pytest.fixture
+def queue() -> Iterator[SyncTaskQueue]:
+    with sitq.open_sync(":memory:", concurrency=2, durability="normal") as made:
+        yield made
+
+
+def done(queue: SyncTaskQueue, task_id: str) -> sitq.Result:
+    result = queue.get_result(task_id, timeout=LONG_S)
+    assert result is not None
+    return result
+
+
+def the_tour(queue: SyncTaskQueue) -> None:
+    """Every verb once."""
+    task_id = queue.enqueue(quick, 5)
+    assert done(queue, task_id).value == 5
+    assert queue.status(task_id) == "completed"
+    assert queue.status([task_id]) == {task_id: "completed"}
+    assert queue.task(task_id).attempts == 1
+    assert queue.counts().completed == 1
+    assert queue.get_result(queue.options(delay="1h").enqueue(quick), timeout=0) is None
+    failed = queue.options(retry=sitq.RetryPolicy(retries=1, delay=0)).enqueue(fail)
+    assert done(queue, failed).attempts == 2
+    assert queue.pause() == 1
+    waiting = queue.enqueue(quick)
+    assert queue.prioritize(waiting, 3) == 1
+    assert queue.retry(failed) == 1
+    assert queue.cancel([waiting, failed]) == 2
+    assert queue.resume() == 1
+    assert queue.purge(waiting) == 1
+    assert len(queue.to_frame()) == 3
+    assert list(queue.stats(by="function").index) == ["fail", "quick"]
+    batch = queue.map(pow, [(2, 5), (3, 2), (0, -1)], name="powers")
+    assert isinstance(batch, SyncBatch)
+    assert batch.wait(timeout="10s")
+    assert batch.values(errors="skip") == [32, 9]
+    assert [result.is_success() for result in batch.results()] == [True, True, False]
+    assert {result.task_id for result in batch.as_completed()} == set(batch)
+    assert (batch.best().value, batch.failed(), len(batch)) == (32, [batch[2]], 3)
+    assert len(batch.to_frame(prefix=False)) == 3
+    assert queue.counts(batch).total == queue.counts("powers").total == 3
+    assert list(queue.batch("powers")) == batch[:]
+    assert len(queue.batches()) == 1
+    assert queue.cancel(batch) == batch.cancel() == batch.pause() == batch.resume() == batch.prioritize(1) == 0
+    assert batch.retry() == 1
+    assert batch.wait(LONG_S)
+    assert batch.purge() == 3
+    assert "'powers'" in repr(batch)
+    assert "SyncTaskQueue" in repr(queue)
+    assert [len(queue.options(name="n").map(quick, rows)) for rows in ([], [1])] == [0, 1]
+
+
+def test_every_verb_works_in_a_script(queue: SyncTaskQueue) -> None:
+    the_tour(queue)
+
+
+async def test_every_verb_works_inside_a_running_loop() -> None:
+    with sitq.open_sync(":memory:", concurrency=2, durability="normal") as queue:
+        the_tour(queue)
+
+
+def test_it_has_every_verb_of_the_queue_and_the_batch() -> None:
+    def verbs(kind: type) -> set[str]:
+        return {name for name, value in inspect.getmembers(kind) if name[0] != "_" and callable(value)}
+
+    assert verbs(sitq.TaskQueue) <= verbs(SyncTaskQueue)
+    assert verbs(sitq.Batch) - {"say", "snapshot"} <= verbs(SyncBatch)
+    assert verbs(SyncTaskOptions) == {"enqueue", "map"}
+
+
+def test_a_plain_queue_connects_by_itself_and_closes(tmp_path: Path) -> None:
+    queue = SyncTaskQueue(tmp_path / "x.db")
+    queue.close()
+    task_id = queue.enqueue(quick, 1)
+    queue.connect()
+    queue.close()
+    queue.close()
+    with pytest.raises(QueueClosed, match="connect"):
+        queue.enqueue(quick)
+    queue.connect()
+    assert queue.status(task_id) == "pending"
+    queue.close()
+    assert threads() == []
+
+
+def threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith(("sitq-sync", "sitq-writer"))]
+
+
+def test_threads_share_a_queue(tmp_path: Path) -> None:
+    queue = SyncTaskQueue(tmp_path / "x.db")
+    start = threading.Barrier(8)
+
+    def use(i: int) -> str:
+        start.wait()
+        return queue.enqueue(quick, i)
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(use, range(8)))
+    assert len(set(ids)) == 8
+    assert len([name for name in threads() if name == "sitq-sync"]) == 1
+    assert queue.counts().pending == 8
+    queue.close()
+
+
+def test_a_wait_in_one_thread_ends_with_an_error_when_another_closes(tmp_path: Path) -> None:
+    queue = SyncTaskQueue(tmp_path / "x.db")
+    task_id = queue.enqueue(quick)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.get_result, task_id)
+        while not queue._queue._results._waiting:  # type: ignore[union-attr]  # connected
+            pass
+        queue.close()
+        with pytest.raises(QueueClosed):
+            waiting.result(LONG_S)
+
+
+class Here:
+    queue: SyncTaskQueue
+
+
+async def use_it_in_its_loop() -> None:
+    Here.queue.counts()
+
+
+def use_it_in_a_thread() -> int:
+    return Here.queue.counts().processing
+
+
+def test_a_call_from_its_own_loop_is_refused(queue: SyncTaskQueue) -> None:
+    Here.queue = queue
+    result = done(queue, queue.enqueue(use_it_in_its_loop))
+    assert result.error_type == "WrongEventLoop"
+    assert "wait for itself" in (result.error or "")
+    assert done(queue, queue.enqueue(use_it_in_a_thread)).value == 1
+
+    def enqueue_there() -> str:
+        try:
+            queue.enqueue(quick)
+        except WrongEventLoop as error:
+            return str(error)
+        return ""
+
+    async def call() -> str:
+        return enqueue_there()
+
+    assert "from another thread" in queue._call(call())
+
+
+def interrupted(call: Callable[[], Any]) -> None:
+    """Press Ctrl-C while a call waits."""
+    main = threading.get_ident()
+    pressing = threading.Timer(0.05, lambda: signal.pthread_kill(main, signal.SIGINT))
+    pressing.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        pressing.join()
+
+
+def test_ctrl_c_ends_a_blocking_call_and_leaves_the_queue_usable(queue: SyncTaskQueue) -> None:
+    never = queue.options(delay="1h").enqueue(quick)
+    interrupted(lambda: queue.get_result(never))
+    batch = queue.options(delay="1h").map(quick, [1])
+    for call in (batch.wait, batch.values, lambda: next(iter(batch.as_completed()))):
+        interrupted(call)
+    assert done(queue, queue.enqueue(quick, 1)).value == 1
+    assert queue._queue._results._waiting == {}  # type: ignore[union-attr]  # connected
+
+
+def test_a_loop_over_results_may_be_left(queue: SyncTaskQueue) -> None:
+    batch = queue.map(quick, range(3))
+    for result in batch.as_completed():
+        assert result.is_success()
+        break
+    assert sorted(batch.values()) == [0, 1, 2]
+
+
+def test_async_with_instead_of_with_names_the_remedy() -> None:
+    async def wrong() -> None:
+        async with SyncTaskQueue(":memory:"):  # type: ignore[attr-defined]
+            pass
+
+    with pytest.raises(InvalidType, match="`with`"):
+        asyncio.run(wrong())
+
+
+def test_a_wrong_setting_is_told_before_anything_opens(tmp_path: Path) -> None:
+    for setting in ({"concurrency": 0}, {"bogus": 1}, {"lane": ""}):
+        with pytest.raises((sitq.SitqError, TypeError), match=next(iter(setting))):
+            sitq.open_sync(tmp_path / "x.db", **setting)
+    assert threads() == []
+
+
+def test_a_queue_is_no_argument(queue: SyncTaskQueue) -> None:
+    with pytest.raises(sitq.SitqError, match=r"argument 1 .*a queue cannot"):
+        queue.enqueue(quick, queue)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_is_told_at_once(queue: SyncTaskQueue) -> None:
+    queue.connect()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            queue.counts()
+        except ForkedQueue as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert "child" in pipe.read()
+    os.waitpid(child, 0)
+    assert done(queue, queue.enqueue(quick, 1)).value == 1
+
+
+def test_plots_are_drawn_in_the_calling_thread(queue: SyncTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "sitq.notebook.plots.durations", lambda frame, **_: drawn.append((threading.get_ident(), len(frame)))
+    )
+    batch = queue.map(quick, range(3))
+    assert batch.wait(LONG_S)
+    batch.plot.durations()
+    assert drawn == [(threading.get_ident(), 3)]
