@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -13,12 +12,14 @@ from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq.awaiting import reader
-from sitq.backends.base import GAP, Change
 from sitq.errors import InvalidArgument, TaskNotFound, bad_value, nearest
 from sitq.interrupts import interruptible
-from sitq.loops import call_in_loop
-from sitq.models import COMPLETED, FAILED, FINAL, Counts, Filter, Result, ResultRow, Snapshot
+from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
+from sitq.plotting import Plots
+from sitq.progress import Progress
 from sitq.results import load_value
+from sitq.rows import Filter, ResultRow
+from sitq.watching import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 SLICE = 500  # results that are decoded before the loop gets a turn
 LOOK_S = 0.25  # between two looks of a wait
-FAILURE_GROUPS = 20
 
 
 class Batch:
@@ -50,10 +50,7 @@ class Batch:
         self.batch_number = number
         self._numbers = array("q", numbers)
         self._bar: Bar | None = None
-        self._snapshot: Snapshot | None = None
-        self._since = time.monotonic()
-        self._ran_before: int | None = None  # tasks that had completed or failed when it was first looked at here
-        self._failures: tuple[int, tuple[Any, ...]] = (0, ())  # as of so many failed tasks
+        self._progress = Progress(self)
 
     # ---- the ids ----
     def __len__(self) -> int:
@@ -97,9 +94,9 @@ class Batch:
 
         if self._bar is None:
             self._bar = Bar(
-                self.snapshot,
+                self._progress.look,
                 {"pause": self.pause, "resume": self.resume, "cancel": self.cancel, "retry": self.retry},
-                first=self._snapshot,
+                first=self._progress.last,
             )
         self._bar.show()
         return self._bar
@@ -127,7 +124,7 @@ class Batch:
         seconds = wait_seconds(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         await self.queue._session_number()
-        with _Watch(self) as watch, interruptible(self._interrupted):
+        with Watch(self) as watch, interruptible(self._interrupted):
             while True:
                 watch.reset(await self._counts())
                 if watch.left <= 0:
@@ -202,7 +199,7 @@ class Batch:
         """
         await self.queue._session_number()
         remaining = set(self._numbers)
-        with _Watch(self, remaining) as watch:
+        with Watch(self, remaining) as watch:
             while remaining:
                 ended = watch.take()
                 if ended is None:  # at first, and after a gap: look at all
@@ -222,50 +219,6 @@ class Batch:
                         yield self.queue._result(row)
 
     # ---- snapshots ----
-    async def snapshot(self) -> Snapshot:
-        """Return what a bar draws: the batch at this moment."""
-        backend = self.queue.backend
-        await self.queue._session_number()
-        counts = await self._counts()
-        ran = counts.completed + counts.failed  # what is cancelled ends, and says nothing about the pace
-        if self._ran_before is None:
-            self._ran_before, self._since = ran, time.monotonic()
-        held = await backend.held(batch=self.batch_number) if counts.pending else 0
-        if counts.failed != self._failures[0] or (counts.failed and not self._failures[1]):
-            groups = tuple(await backend.failures(self.batch_number, FAILURE_GROUPS))
-            self._failures = (counts.failed, groups)
-        elapsed = time.monotonic() - self._since
-        if not counts.left:
-            span = await backend.span(self.batch_number)
-            elapsed = max(0.0, span) if span is not None else elapsed
-        ended = ran - self._ran_before
-        rate = ended / elapsed if ended > 0 and elapsed > 0 else None
-        workers = [s for s in await backend.sessions() if s.kind == "worker"] if counts.left else []
-        self._snapshot = Snapshot(
-            name=self.title,
-            counts=counts,
-            kept=0,
-            held=held,
-            elapsed_s=elapsed,
-            rate=ran / elapsed if not counts.left and elapsed > 0 else rate,
-            eta_s=eta(counts.left - held, ended, rate),
-            running=counts.processing,
-            slots=sum(worker.concurrency for worker in workers),
-            failures=self._failures[1] if counts.failed else (),
-            warnings=await self._warnings(counts, held, bool(workers)),
-        )
-        return self._snapshot
-
-    async def _warnings(self, counts: Counts, held: int, has_workers: bool) -> tuple[str, ...]:
-        found = []
-        if counts.left and not has_workers:
-            found.append("nothing runs: no worker; start one with sitq.open(…) or Worker(…)")
-        if counts.pending and await self.queue.backend.paused(self.lane):
-            found.append("the queue is paused: `await queue.resume()` lets it go on")
-        if held:
-            found.append(f"{held:,} tasks are held: `await batch.resume()` lets them go")
-        return tuple(found)
-
     @reader("df = await batch.to_frame()")
     async def to_frame(self, *, prefix: bool = True) -> pd.DataFrame:
         """Return the tasks as a DataFrame in the order of the rows, as they are now; see :meth:`TaskQueue.to_frame`."""
@@ -357,9 +310,10 @@ class Batch:
         return Plots(self)
 
     def __repr__(self) -> str:
-        if self._snapshot is None:
+        last = self._progress.last
+        if last is None:
             return f"<Batch {self.title!r} of {len(self):,} tasks>"
-        counts = self._snapshot.counts
+        counts = last.counts
         failed = f", {counts.failed:,} failed" if counts.failed else ""
         return f"<Batch {self.title!r}: {counts.finished:,} done{failed}, {counts.left:,} left of {counts.total:,}>"
 
@@ -369,101 +323,3 @@ class Batch:
             self._shown_bar()
         except RuntimeError:  # no loop runs: in a terminal there is nothing to draw with
             print(repr(self))
-
-
-class Plots:
-    """Plots of a batch; each reads its frame and draws with ``sitq.plots``."""
-
-    def __init__(self, batch: Batch):
-        self._batch = batch
-
-    @reader("ax = await batch.plot.durations()")
-    async def durations(self, ax: Any = None, by: str | None = None) -> Any:
-        """Draw a histogram of run times; see :func:`sitq.plots.durations`."""
-        from sitq.notebook import plots
-
-        return plots.durations(await self._frame(), ax=ax, by=by)
-
-    @reader("ax = await batch.plot.timeline()")
-    async def timeline(self, ax: Any = None) -> Any:
-        """Draw who ran when; see :func:`sitq.plots.timeline`."""
-        from sitq.notebook import plots
-
-        return plots.timeline(await self._frame(), ax=ax)
-
-    @reader("ax = await batch.plot.heatmap(x, y, value)")
-    async def heatmap(self, x: str, y: str, value: str, ax: Any = None, agg: str = "mean") -> Any:
-        """Draw a value over two parameters; see :func:`sitq.plots.heatmap`."""
-        from sitq.notebook import plots
-
-        return plots.heatmap(await self._frame(), x, y, value, ax=ax, agg=agg)
-
-    async def _frame(self) -> Any:
-        return await self._batch.queue.to_frame(self._batch)
-
-
-class _Watch:
-    """Hears of tasks of a batch that end, in this process or another, and wakes its waiter at sensible moments."""
-
-    def __init__(self, batch: Batch, wanted: set[int] | None = None):
-        self._batch = batch
-        self._wanted = wanted  # None: no need to know which
-        self._ended: list[int] | None = None  # None: look at all
-        numbers = batch._numbers
-        self._low, self._high = (min(numbers), max(numbers)) if numbers else (0, -1)
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-        self.left = len(numbers)
-
-    def __enter__(self) -> _Watch:
-        self._batch.queue.backend.listeners.add(self._heard)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._batch.queue.backend.listeners.discard(self._heard)
-
-    def reset(self, counts: Counts) -> None:
-        """Take over the truth; what is heard from now on is subtracted."""
-        self.left = counts.left
-
-    def take(self) -> list[int] | None:
-        """Return what has ended since the last time; None: look at all."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    async def look(self, seconds: float, every_change: bool = False) -> None:
-        """Wait for the end of the last task (or of any), at most so long."""
-        self._every_change = every_change
-        if not (every_change and self._ended):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, seconds)):
-                    await self._event.wait()
-        self._event.clear()
-
-    _every_change = False
-
-    def _heard(self, changes: list[Change]) -> None:
-        ended = 0
-        for change in changes:
-            if change is GAP:
-                self._ended, ended = None, self.left
-            elif change.state in FINAL:
-                ours = [n for n in change.numbers if self._low <= n <= self._high]
-                ended += len(ours)
-                if self._wanted is not None and self._ended is not None:
-                    self._ended += ours
-        if ended:
-            self.left -= ended
-            if self.left <= 0 or self._every_change:
-                call_in_loop(self._loop, self._event.set)
-
-
-def eta(left: int, ended: int, rate: float | None) -> tuple[float, float] | None:
-    """Return the least and most seconds to go: the rate so far, give or take the noise of so many completions.
-
-    The number of completions in a time is taken as Poisson, whose relative error is one over the root of the count.
-    """
-    if ended < 3 or rate is None or left <= 0:
-        return None
-    error = min(0.5, 1.0 / math.sqrt(ended))
-    return left / (rate * (1 + error)), left / (rate * (1 - error))

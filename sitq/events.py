@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from sitq.backends.base import GAP, Backend, Change
 from sitq.errors import QueueClosed, TaskNotFound
 from sitq.loops import call_in_loop
-from sitq.models import COMPLETED, FINAL, ResultRow
+from sitq.models import COMPLETED, FINAL
+from sitq.rows import ResultRow
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future

@@ -16,7 +16,8 @@ from sitq.executors.base import Executor, running_in
 from sitq.loops import call_in_loop
 from sitq.serialization import Serializer
 from sitq.session import Session, begin_session
-from sitq.slots import AGAIN_S, Slots
+from sitq.slots import Slots
+from sitq.unpacking import AGAIN_S
 
 log = logging.getLogger("sitq")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sitq import checks
 from sitq.batch import Batch
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, nearest
-from sitq.models import NewBatch, NewCall, NewTasks, Options
 from sitq.params import params_of
+from sitq.rows import NewBatch, NewCall, NewTasks, Options
 from sitq.selection import is_pandas
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from sitq import checks
 from sitq.durations import moment, seconds
 from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest
 from sitq.mapping import map_rows
-from sitq.models import Options
 from sitq.retry import RetryPolicy
+from sitq.rows import Options
 
 if TYPE_CHECKING:
     from sitq.batch import Batch

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from sitq import checks
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
-from sitq.call import Packer
-from sitq.connected import Connected
 from sitq.durations import seconds
 from sitq.errors import (
     BatchNotFound,
-    InvalidArgument,
     TaskNotFound,
     bad_type,
 )
 from sitq.mapping import map_rows
-from sitq.models import (
-    MICROSECONDS,
-    STATES,
-    Counts,
-    Filter,
-    NewCall,
-    NewTasks,
-    Options,
-    Result,
-    ResultRow,
-    Status,
-    Task,
-    Waits,
-)
+from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.options import TaskOptions, read_options
+from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.results import to_result
+from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
 from sitq.selection import ids_in, select
 from sitq.serialization import CloudpickleSerializer, Serializer
+from sitq.steering import Steering
 from sitq.stores import as_backend, check_serializer
 
 if TYPE_CHECKING:
@@ -50,7 +36,7 @@ if TYPE_CHECKING:
 PAGE = 20_000  # records in one read of a frame
 
 
-class TaskQueue(Connected):
+class TaskQueue(Steering):
     """A durable queue of tasks.
 
     Parameters
@@ -380,95 +366,6 @@ class TaskQueue(Connected):
 
         seconds_back = None if window is None else seconds("window", window, zero=False)
         return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
-
-    # ---- steering ----
-    async def cancel(self, selection: Any) -> int:
-        """Cancel tasks: pending ones at once; processing ones are told to stop, coroutines at once.
-
-        Parameters
-        ----------
-        selection : object
-            An id, ids, a Batch, results, a DataFrame or Series.
-
-        Returns
-        -------
-        int
-            How many tasks it changes; those that ended before are skipped.
-        """
-        await self._session_number()
-        return await self.backend.cancel(select(selection, self.backend.ids))
-
-    async def retry(self, selection: Any) -> int:
-        """Put failed and cancelled tasks back to pending, with fresh budgets; the old attempt is kept.
-
-        Returns
-        -------
-        int
-            How many tasks it changes; all others are skipped.
-        """
-        await self._session_number()
-        return await self.backend.retry(select(selection, self.backend.ids))
-
-    async def prioritize(self, selection: Any, priority: int) -> int:
-        """Change the priority of pending tasks, and return of how many."""
-        await self._session_number()
-        return await self.backend.prioritize(select(selection, self.backend.ids), checks.priority(priority))
-
-    async def pause(self, selection: Any = None) -> int:
-        """Hold tasks until :meth:`resume`.
-
-        Without a selection it sets a durable flag on this queue's lane that stops all claims, of new tasks too.
-
-        Returns
-        -------
-        int
-            How many pending tasks wait now that did not before.
-        """
-        await self._session_number()
-        if selection is not None:
-            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED, True)
-        changed = await self.backend.pause(self.lane, True)
-        return (await self.backend.counts(self.lane)).pending if changed else 0
-
-    async def resume(self, selection: Any = None) -> int:
-        """Let held tasks go: those of a selection, or without one the lane's flag and every hold.
-
-        Returns
-        -------
-        int
-            How many pending tasks may run now that might not before.
-        """
-        await self._session_number()
-        if selection is not None:
-            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED | Waits.LEFT, False)
-        pending = (await self.backend.counts(self.lane)).pending  # before, since they are claimed at once
-        let_go = await self.backend.hold(Filter(lane=self.lane), Waits.PAUSED | Waits.LEFT, False)
-        changed = await self.backend.pause(self.lane, False)
-        return pending if changed else let_go
-
-    async def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
-        """Delete tasks that have ended, with their results; never a live one.
-
-        Parameters
-        ----------
-        selection : optional
-            What to look at; default all tasks of this queue's lane.
-        older_than : float or str, optional
-            Only what finished so long ago, such as "7d".
-
-        Returns
-        -------
-        int
-            How many were deleted.
-        """
-        await self._session_number()
-        if selection is None and older_than is None:
-            raise InvalidArgument("purge() needs a selection or older_than; purge(older_than=0) deletes all that ended")
-        tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
-        before = None
-        if older_than is not None:
-            before = time.time_ns() // 1000 - round(seconds("older_than", older_than) * MICROSECONDS)
-        return await self.backend.purge(tasks, before)
 
     # ---- looks ----
     def __repr__(self) -> str:

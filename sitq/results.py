@@ -7,7 +7,8 @@ from typing import Any
 
 from sitq.backends.base import Backend
 from sitq.errors import DeserializationError
-from sitq.models import COMPLETED, STATES, Result, ResultRow, to_datetime
+from sitq.models import COMPLETED, STATES, Result, to_datetime
+from sitq.rows import ResultRow
 from sitq.sealing import RESULT
 from sitq.serialization import Serializer
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from sitq.errors import InvalidArgument, bad_type
-from sitq.identity import PublicIds
-from sitq.models import Filter, Result, Task
+from sitq.ids import PublicIds
+from sitq.models import Result, Task
+from sitq.rows import Filter
 
 WANTED = "an id, ids, a Batch, a Result, a DataFrame of tasks, or a Series of ids or a boolean one over them"
 

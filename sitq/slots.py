@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
@@ -12,25 +11,22 @@ from functools import lru_cache
 from typing import Any
 
 from sitq.backends.base import Backend, Change, Claimer
-from sitq.call import Call, Outcome, failed
+from sitq.call import Outcome, failed
 from sitq.errors import (
-    BackendError,
     BackendMoved,
-    DeserializationError,
     QueueClosed,
     SitqError,
     TaskTimeout,
 )
 from sitq.executors.base import Executor
 from sitq.loops import call_in_loop
-from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, MICROSECONDS, PENDING, Claim, Completion
+from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, MICROSECONDS, PENDING
 from sitq.retry import RetryPolicy
-from sitq.sealing import ARGUMENTS, FUNCTION, SHARED
+from sitq.rows import Claim, Completion
 from sitq.serialization import Serializer
+from sitq.unpacking import AGAIN_S, Unpacker
 
 log = logging.getLogger("sitq")
-
-AGAIN_S = 1.0  # after the store failed
 
 
 @lru_cache(maxsize=64)
@@ -81,8 +77,7 @@ class Slots:
         self._freed = 0
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()  # something ended
-        self._functions: dict[int, tuple[bytes, bytes, bool, str]] = {}  # digest, payload, coroutine, made with
-        self._versions: dict[int, tuple[dict[str, bytes], bool]] = {}  # fixed arguments, whether results are recorded
+        self._unpacker = Unpacker(backend, serializer)
         self._spawned: set[asyncio.Task[None]] = set()
 
     # ---- claims come in ----
@@ -105,7 +100,7 @@ class Slots:
             return
         unknown = []
         for claim in claims:
-            if claim.function in self._functions and (claim.version is None or claim.version in self._versions):
+            if self._unpacker.knows(claim):
                 self._submit(claim)
             else:
                 unknown.append(claim)
@@ -129,7 +124,7 @@ class Slots:
         for claim in claims:
             refused: Exception | None = None
             try:
-                await self._fetch(claim)
+                await self._unpacker.fetch(claim)
             except Exception as error:  # a row that makes no sense is the task's failure, not the worker's
                 refused = error
             if claimer is not self.claimer:
@@ -142,66 +137,18 @@ class Slots:
             else:
                 self._submit(claim)
 
-    async def _fetch(self, claim: Claim) -> None:
-        while True:
-            try:
-                if claim.function not in self._functions:
-                    stored = await self.backend.function(claim.function)
-                    _, payload = self.backend.sealer.open(FUNCTION, 0, stored.digest, stored.sealed)
-                    self._functions[claim.function] = (
-                        stored.digest,
-                        payload,
-                        bool(stored.coroutine),
-                        stored.made_with,
-                    )
-                if claim.version is not None and claim.version not in self._versions:
-                    version = await self.backend.version(claim.version)
-                    fixed = {name: bytes.fromhex(digest) for name, digest in json.loads(version.fixed).items()}
-                    self._versions[claim.version] = (fixed, bool(version.record_result))
-                return
-            except BackendMoved:
-                raise
-            except BackendError as error:  # of the store, and not the task's fault
-                log.warning("sitq: worker %s cannot read a function, will try again: %s", self.name, error)
-                await asyncio.sleep(AGAIN_S)
-
     def _submit(self, claim: Claim) -> None:
-        digest, function, coroutine, made_with = self._functions[claim.function]
         try:
-            number, arguments = self.backend.sealer.open(ARGUMENTS, claim.number, digest, claim.sealed)
-            if number != self.serializer.number:
-                raise DeserializationError(
-                    f"the task was stored by another serializer (number {number}); this worker has"
-                    f" {self.serializer.name}"
-                )
+            call = self._unpacker.call(claim)
         except SitqError as error:
             self._refuse(claim, error)
             return
-        fixed, record_result = ({}, True) if claim.version is None else self._versions[claim.version]
         key = next(self._keys)
         running = self.running[key] = Running(claim)
         self._by_number[claim.number] = key
         if claim.timeout_s is not None:
             running.timer = self.loop.call_later(claim.timeout_s, self._timed_out, key)
-        self.executor.submit(
-            key,
-            Call(
-                digest,
-                function,
-                coroutine,
-                arguments,
-                self.serializer,
-                fixed,
-                self._load_shared,
-                record_result,
-                made_with,
-            ),
-        )
-
-    def _load_shared(self, digest: bytes) -> bytes:
-        """Fetch a shared object, from a thread that may wait."""
-        sealed = asyncio.run_coroutine_threadsafe(self.backend.shared(digest), self.loop).result()
-        return self.backend.sealer.open(SHARED, 0, digest, sealed)[1]
+        self.executor.submit(key, call)
 
     def _refuse(self, claim: Claim, error: Exception) -> None:
         """Fail a claim that cannot be submitted."""

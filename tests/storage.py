@@ -9,23 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.base import Backend, Change, Claimer
-from sitq.models import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    PENDING,
-    Claim,
-    Completion,
-    Counts,
-    Filter,
-    Function,
-    NewBatch,
-    NewCall,
-    NewTasks,
-    Options,
-    SessionRow,
-    TaskRow,
-)
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Counts
+from sitq.rows import Claim, Completion, Filter, Function, NewBatch, NewCall, NewTasks, Options, SessionRow, TaskRow
 from sitq.sealing import ARGUMENTS, RESULT
 
 NOBODY = 0  # a session that is never registered, for tasks whose enqueuer does not matter

@@ -19,14 +19,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from sitq.identity import PublicIds
-from sitq.models import (
+from sitq.ids import PublicIds
+from sitq.models import Counts, FailureGroup, Waits
+from sitq.rows import (
     AttemptRow,
     BatchRow,
     Claim,
     Completion,
-    Counts,
-    FailureGroup,
     Filter,
     NewBatch,
     NewTasks,
@@ -35,7 +34,6 @@ from sitq.models import (
     StoredFunction,
     TaskRow,
     Version,
-    Waits,
 )
 from sitq.sealing import Sealer
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from sitq.backends import queries
 from sitq.backends.base import GAP, Beat, Change
 from sitq.backends.connecting import connect, patiently
+from sitq.backends.group import unpack_numbers
 from sitq.backends.guard import FileGuard, leave, left, share
-from sitq.backends.operations import unpack_numbers
-from sitq.models import PENDING, SessionRow
+from sitq.models import PENDING
+from sitq.rows import SessionRow
 
 FIRST_POLL_S = 0.005  # after activity
 OWN_POLL_S = 0.02  # while only we commit

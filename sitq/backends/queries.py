@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sitq.models import SessionRow
+from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
 

@@ -1,7 +1,8 @@
 """SQLiteBackend: tasks in one file, for up to eight processes of one host.
 
 Writes go through the writer (:mod:`sitq.backends.writer`), reads through aiosqlite, beats through a connection of their
-own. What is written stands in :mod:`sitq.backends.operations`, what is read in :mod:`sitq.backends.queries`.
+own. What is written stands in
+:mod:`sitq.backends.enqueueing`, ``working``, ``living`` and ``steering``, what is read in :mod:`sitq.backends.queries`.
 """
 
 from __future__ import annotations
@@ -11,38 +12,28 @@ import contextlib
 import json
 import logging
 import os
-import sqlite3
-import tempfile
 import threading
-import warnings
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
-
-from sitq.backends import guard, operations, queries
-from sitq.backends.base import GAP, Backend, Change, Claimer, tell
-from sitq.backends.connecting import checked_path, connect, open_database
+from sitq.backends import enqueueing, group, living, queries, steering, working
+from sitq.backends.base import Backend, Claimer
+from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
-from sitq.backends.operations import Caches, Claiming, Completing, Group, Releasing
-from sitq.backends.writer import Writer, translated
+from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER, Opened, stop_reader
+from sitq.backends.working import Claiming, Completing, Releasing
 from sitq.durations import seconds
-from sitq.errors import ForkedQueue, QueueClosed, SitqError, TaskNotFound, bad_type, bad_value
-from sitq.identity import PublicIds
-from sitq.models import (
-    MICROSECONDS,
-    PENDING,
+from sitq.errors import ForkedQueue, QueueClosed, TaskNotFound, bad_type, bad_value
+from sitq.models import Counts, FailureGroup, Waits
+from sitq.rows import (
     AttemptRow,
     BatchRow,
     Claim,
     Completion,
-    Counts,
-    FailureGroup,
     Filter,
     NewBatch,
     NewTasks,
@@ -51,17 +42,12 @@ from sitq.models import (
     StoredFunction,
     TaskRow,
     Version,
-    Waits,
 )
-from sitq.sealing import Sealer, find_keys
 
 log = logging.getLogger("sitq")
 
-# The order of operations in a group: what frees slots before what fills them.
-ENQUEUE, COMPLETE, RELEASE, STEER, LOOK = range(5)
 PURGE_AT_ONCE = 1000
 INLINE_ROWS = 8  # more rows leave the loop to others while they are written
-ANSWER_S = 0.5  # how long a cancelled read is waited for
 
 _open_backends: weakref.WeakSet[SQLiteBackend] = weakref.WeakSet()
 
@@ -113,7 +99,7 @@ class SQLiteBackend(Backend):
         self._key = key
         self._opens = 0
         self._opening = threading.Lock()
-        self._live: _Live | None = None
+        self._live: Opened | None = None
         self._forked = False
 
     def __repr__(self) -> str:
@@ -127,7 +113,7 @@ class SQLiteBackend(Backend):
         with self._opening:
             self._opens += 1
             if self._live is None:
-                self._live = _Live(self)
+                self._live = Opened(self)
                 _open_backends.add(self)
             live = self._live
         try:
@@ -155,7 +141,7 @@ class SQLiteBackend(Backend):
         await live.close()
 
     @property
-    def _open(self) -> _Live:
+    def _open(self) -> Opened:
         if self._forked:
             raise ForkedQueue(
                 "this queue was opened before a fork, which connections do not survive: open the file anew in the child"
@@ -170,22 +156,22 @@ class SQLiteBackend(Backend):
 
         def rescue(sessions: Sequence[int]) -> None:
             done: ThreadFuture[None] = ThreadFuture()
-            live.writer.post(STEER, operations.rescue_all, list(sessions), to=done, patient=True)
+            live.writer.post(STEER, living.rescue_all, list(sessions), to=done, patient=True)
             done.result(timeout=30)
 
         def end(sessions: Sequence[int]) -> None:
             for session in sessions:
-                live.writer.post(STEER, operations.end, session, patient=True)
+                live.writer.post(STEER, living.end, session, patient=True)
 
         return SQLiteHeart(self.path, live.guard, live.source, live.own, live.publish_foreign, rescue, end)
 
     async def register(self, session: SessionRow) -> int:
         """Store a session, and return its number."""
-        return await self._open.writer.write(STEER, operations.register, session)
+        return await self._open.writer.write(STEER, living.register, session)
 
     async def end(self, session: int) -> None:
         """End a session; what it has claimed is released."""
-        await self._open.writer.write(STEER, operations.end, session, patient=True)
+        await self._open.writer.write(STEER, living.end, session, patient=True)
 
     def end_at_exit(self, sessions: Sequence[int], timeout: float) -> None:
         """End sessions from an exit handler, after what is queued."""
@@ -194,7 +180,7 @@ class SQLiteBackend(Backend):
             return
         with contextlib.suppress(QueueClosed):
             for session in sessions:
-                live.writer.post(STEER, operations.end, session)
+                live.writer.post(STEER, living.end, session)
         live.writer.stop()
         if live.writer.join(timeout):
             live.tidy()
@@ -206,19 +192,19 @@ class SQLiteBackend(Backend):
         undo = None if tasks.options.key else live.take_back  # others may have been given a key's task meanwhile
         alone = partial(live.enqueue_next, tasks) if len(tasks.calls) == 1 else None
         inline = len(tasks.calls) <= INLINE_ROWS
-        return await live.writer.write(ENQUEUE, operations.enqueue, tasks, undo=undo, alone=alone, inline=inline)
+        return await live.writer.write(ENQUEUE, enqueueing.enqueue, tasks, undo=undo, alone=alone, inline=inline)
 
     async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
         """Store an object that many tasks use, once per content."""
-        await self._open.writer.write(ENQUEUE, operations.share, (digest, payload, serializer))
+        await self._open.writer.write(ENQUEUE, enqueueing.share, (digest, payload, serializer))
 
     async def create_batch(self, batch: NewBatch) -> tuple[int, int]:
         """Store a batch and its first version; return both numbers."""
-        return await self._open.writer.write(ENQUEUE, operations.create_batch, batch)
+        return await self._open.writer.write(ENQUEUE, enqueueing.create_batch, batch)
 
     async def drop_batch(self, batch: int) -> None:
         """Remove a batch whose map did not come to its end."""
-        await self._open.writer.write(STEER, operations.drop_batch, batch)
+        await self._open.writer.write(STEER, enqueueing.drop_batch, batch)
 
     # ---- work ----
     async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:
@@ -228,9 +214,9 @@ class SQLiteBackend(Backend):
         def give_back(claims: list[Claim]) -> None:
             numbers = [(claim.number, claim.attempt) for claim in claims]
             with contextlib.suppress(QueueClosed):
-                writer.post(RELEASE, operations.release, Releasing(session, numbers, None), patient=True)
+                writer.post(RELEASE, working.release, Releasing(session, numbers, None), patient=True)
 
-        return await writer.write(LOOK, operations.claim, Claiming(session, n, lanes), undo=give_back)
+        return await writer.write(LOOK, working.claim, Claiming(session, n, lanes), undo=give_back)
 
     def attach(self, claimer: Claimer) -> None:
         """Claim for this worker from now on."""
@@ -246,7 +232,7 @@ class SQLiteBackend(Backend):
 
     def more(self, claimer: Claimer, slots: int) -> None:
         """Change the free slots of a claimer, and look for tasks."""
-        self._open.writer.post(RELEASE, operations.more, (claimer, slots), patient=True)
+        self._open.writer.post(RELEASE, working.more, (claimer, slots), patient=True)
 
     async def complete(
         self, session: int, completions: Sequence[Completion], claimer: Claimer | None = None, freed: int = 0
@@ -254,42 +240,42 @@ class SQLiteBackend(Backend):
         """Store how attempts ended, fenced, and claim the next tasks in the same transaction."""
         request = Completing(session, completions, claimer, freed)
         inline = max(len(completions), freed) <= INLINE_ROWS
-        return await self._open.writer.write(COMPLETE, operations.complete, request, patient=True, inline=inline)
+        return await self._open.writer.write(COMPLETE, working.complete, request, patient=True, inline=inline)
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
         """Give claims back, uncharged."""
-        await self._open.writer.write(RELEASE, operations.release, Releasing(session, claims, claimer), patient=True)
+        await self._open.writer.write(RELEASE, working.release, Releasing(session, claims, claimer), patient=True)
 
     # ---- steering ----
     async def cancel(self, tasks: Filter) -> int:
         """Cancel pending tasks, and flag processing ones."""
-        return await self._open.writer.write(STEER, operations.cancel, tasks)
+        return await self._open.writer.write(STEER, steering.cancel, tasks)
 
     async def retry(self, tasks: Filter) -> int:
         """Put failed and cancelled tasks back to pending with fresh budgets."""
-        return await self._open.writer.write(STEER, operations.retry, tasks)
+        return await self._open.writer.write(STEER, steering.retry, tasks)
 
     async def prioritize(self, tasks: Filter, priority: int) -> int:
         """Change the priority of pending tasks."""
-        return await self._open.writer.write(STEER, operations.prioritize, (tasks, priority))
+        return await self._open.writer.write(STEER, steering.prioritize, (tasks, priority))
 
     async def hold(self, tasks: Filter, why: Waits, on: bool) -> int:
         """Hold pending tasks, or let them go."""
-        return await self._open.writer.write(STEER, operations.hold, (tasks, why, on))
+        return await self._open.writer.write(STEER, steering.hold, (tasks, why, on))
 
     async def hold_left(self, lane: str) -> int:
         """Hold the pending tasks that ended notebook sessions enqueued."""
-        return await self._open.writer.write(STEER, operations.hold_left, lane)
+        return await self._open.writer.write(STEER, steering.hold_left, lane)
 
     async def pause(self, lane: str | None, on: bool) -> bool:
         """Set or clear the durable flag that stops all claims on a lane."""
-        return await self._open.writer.write(STEER, operations.pause, (lane, on))
+        return await self._open.writer.write(STEER, steering.pause, (lane, on))
 
     async def purge(self, tasks: Filter, before: int | None = None) -> int:
         """Delete final tasks, in bounded transactions."""
         purged = 0
         while True:
-            n = await self._open.writer.write(STEER, operations.purge, (tasks, before, PURGE_AT_ONCE))
+            n = await self._open.writer.write(STEER, steering.purge, (tasks, before, PURGE_AT_ONCE))
             purged += n
             if n < PURGE_AT_ONCE:
                 return purged
@@ -329,14 +315,14 @@ class SQLiteBackend(Backend):
 
     async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
         """Return records in order of their numbers."""
-        condition, values = operations.where(tasks, "tasks.")
+        condition, values = group.where(tasks, "tasks.")
         sql = queries.TASKS.format(condition=condition)
         rows = await self._open.read(sql, (after, *values, -1 if limit is None else limit))
         return list(map(TaskRow._make, rows))
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""
-        condition, values = operations.where(tasks)
+        condition, values = group.where(tasks)
         order = "position" if tasks.batch is not None else "number"
         return [
             row[0]
@@ -361,7 +347,7 @@ class SQLiteBackend(Backend):
 
     async def held(self, lane: str | None = None, batch: int | None = None) -> int:
         """Count pending tasks that are held."""
-        condition, values = operations.where(Filter(lane=lane, batch=batch))
+        condition, values = group.where(Filter(lane=lane, batch=batch))
         return int((await self._open.read(queries.HELD.format(condition=condition), values))[0][0])
 
     async def failures(self, batch: int, limit: int) -> list[FailureGroup]:
@@ -396,253 +382,12 @@ class SQLiteBackend(Backend):
         return bool(await self._open.read(queries.PAUSED, (lane,)))
 
 
-class _Live:
-    """What an open backend holds; a later open holds another one."""
-
-    def __init__(self, backend: SQLiteBackend):
-        self.backend = backend
-        self.source = int.from_bytes(os.urandom(4), "little")
-        self.claimers: list[Claimer] = []
-        self.own: deque[tuple[int, int]] = deque(maxlen=10_000)  # first and last numbers of what we enqueued
-        self.caches = Caches()
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
-        self.writer_ready = False
-        self._readers: dict[asyncio.AbstractEventLoop, asyncio.Task[aiosqlite.Connection]] = {}
-        self._point: sqlite3.Connection | None = None
-        self._point_lock = threading.Lock()
-        self.guard: guard.FileGuard
-        self.writer = Writer(
-            self._connect,
-            self._begin,
-            lambda: self.guard.check(),
-            self._idle,
-            backend.durability == "normal",
-            lambda: self.guard.frames(),
-        )
-        self.ready = self.writer.start()
-
-    def _connect(self) -> sqlite3.Connection:
-        backend = self.backend
-        if backend.temporary:
-            self.folder = tempfile.TemporaryDirectory(prefix="sitq-")
-            backend.path = Path(self.folder.name) / "sitq.db"
-        connection, wal = open_database(backend.path, backend.durability)
-        try:
-            database_id = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()[0]
-            backend.ids = PublicIds(database_id)
-            backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
-            self._point = connect(backend.path, checkpoints=False)
-            # A connection opens the WAL when it first reads; later, that may be another one, see FileGuard.
-            self._point.execute("SELECT 1 FROM meta").fetchall()
-            self.guard = guard.acquire(backend.path, wal)
-        except sqlite3.Error as error:
-            connection.close()
-            raise translated(error, backend.where) from error
-        except BaseException:
-            connection.close()
-            raise
-        self.writer_ready = True
-        return connection
-
-    def _begin(self, connection: sqlite3.Connection, careful: bool) -> _Transaction:
-        return _Transaction(self, connection, careful)
-
-    def _idle(self, connection: sqlite3.Connection) -> None:
-        with contextlib.suppress(sqlite3.OperationalError):  # locked by another process: it tidies up itself
-            operations.forget_changes(connection)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def take_back(self, numbers: list[int]) -> None:
-        """Remove tasks whose enqueuer was cancelled."""
-        with contextlib.suppress(QueueClosed):
-            self.writer.post(STEER, operations.take_back, numbers, patient=True)
-
-    def enqueue_next(self, tasks: NewTasks, connection: sqlite3.Connection) -> list[int] | None:
-        """Store one task by a single statement, unless a worker of this process is to claim it in the same commit."""
-        for claimer in self.claimers:
-            if claimer.free > 0:
-                return None
-        number = self.caches.last_task + 1
-        self.own.append((number, number))  # before the commit, after which the heart looks
-        if not operations.enqueue_next(connection, self.backend.sealer, self.caches, tasks):
-            self.own.pop()
-            return None
-        numbers = [number]
-        if self.backend.listeners:
-            try:
-                tell(self.backend.listeners, [Change(PENDING, numbers)])
-            except Exception:  # it is written, and must not be written again
-                log.exception("sitq: a listener failed")
-        return numbers
-
-    def look(self) -> None:
-        """Look for tasks for the workers of this process."""
-        with contextlib.suppress(QueueClosed):
-            self.writer.post(LOOK, operations.look, None, patient=True)
-
-    def publish_foreign(self, changes: list[Change]) -> None:
-        """Tell what another process changed."""
-        claimable = any(change.state in (PENDING, GAP.state) for change in changes)
-        if claimable and any(claimer.free > 0 for claimer in self.claimers):
-            self.look()
-        tell(self.backend.listeners, changes)
-
-    # ---- reading ----
-    async def read(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        """Read with aiosqlite, whole and without a transaction: what was acked is always visible."""
-        loop = asyncio.get_running_loop()
-        reader = self._readers.get(loop)
-        if reader is None:
-            for closed in [known for known in self._readers if known.is_closed()]:
-                _stop_reader(self._readers.pop(closed))
-            reader = self._readers[loop] = loop.create_task(self._open_reader())
-        try:
-            connection = await asyncio.shield(reader)
-            try:
-                return list(await connection.execute_fetchall(sql, values))
-            except asyncio.CancelledError:
-                # Its answer is under way, and would meet a closed loop if this is the end of one. It comes before this:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(connection.execute_fetchall("SELECT 1"), ANSWER_S)
-                raise
-        except (sqlite3.Error, SitqError) as error:
-            if reader.done() and not reader.cancelled() and reader.exception() is not None:
-                self._readers.pop(loop, None)  # the next read opens another
-            if isinstance(error, SitqError):
-                raise
-            raise translated(error, self.backend.where) from error
-
-    async def _open_reader(self) -> aiosqlite.Connection:
-        self.guard.check()
-        connection = await aiosqlite.connect(self.backend.path, timeout=20, isolation_level=None, cached_statements=256)
-        await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
-        return connection
-
-    def read_one(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
-        """Read one row on this thread: 10 µs where a hop to a reader takes 100. None: busy, read it the other way."""
-        point = self._point
-        if point is None or not self._point_lock.acquire(blocking=False):
-            return None
-        try:
-            return point.execute(sql, values).fetchall()
-        except sqlite3.Error:
-            return None  # the other way tells what is wrong
-        finally:
-            self._point_lock.release()
-
-    # ---- closing ----
-    def begin_closing(self) -> None:
-        """Close from any thread, without waiting."""
-        self.writer.stop()
-        threading.Thread(target=self._finish, name="sitq-close", daemon=True).start()
-
-    def _finish(self) -> None:
-        self.writer.join()
-        self.tidy()
-
-    async def close(self) -> None:
-        """Write what is queued, then close every connection, the descriptors last."""
-        loop = asyncio.get_running_loop()
-        for owner, opening in list(self._readers.items()):
-            if owner is loop:
-                with contextlib.suppress(sqlite3.Error, SitqError):
-                    await (await opening).close()
-            else:
-                _stop_reader(opening)
-        self._readers.clear()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def finish() -> None:
-            self._finish()
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(_set, done)
-
-        self.writer.stop()
-        threading.Thread(target=finish, name="sitq-close", daemon=True).start()
-        await done
-
-    def tidy(self) -> None:
-        """Close what the writer's end leaves open."""
-        for opening in self._readers.values():
-            _stop_reader(opening)
-        self._readers.clear()
-        if self.writer_ready:
-            guard.leave(self.guard)
-        point, self._point = self._point, None
-        if point is not None:
-            self._point_lock.acquire(timeout=1.0)  # a Ctrl-C may have left it locked
-            point.close()
-        if self.writer_ready:
-            guard.left(self.guard)
-        if self.folder is not None:
-            self.folder.cleanup()
-
-
-class _Transaction(Group):
-    """A group of this backend: it serves the workers, and tells the world after the commit."""
-
-    def __init__(self, live: _Live, connection: sqlite3.Connection, careful: bool):
-        backend = live.backend
-        super().__init__(connection, backend.sealer, backend.ids, live.caches, live.source, careful, backend.max_losses)
-        self._live = live
-        self._owned = False
-        self.claimers = live.claimers
-
-    def finish(self) -> None:
-        """Claim for the workers, then write counters and changes."""
-        if self.claimable:
-            operations.serve(self, self.claimers)
-        super().finish()
-        if self.new:
-            self._live.own.append((self.new[0], self.new[-1]))  # before the commit, after which the heart looks
-            self._owned = True
-
-    def committed(self) -> None:
-        """Hand out claims, and tell what changed."""
-        live = self._live
-        live.caches.lanes.update(self.known.lanes)
-        live.caches.functions.update(self.known.functions)
-        if self.new:
-            live.caches.last_task = self.new[-1]
-        for claimer, claims in self.claims:
-            claimer.deliver(claims)
-        if self.caches.next_due is not None and self.claimable and any(claimer.free > 0 for claimer in live.claimers):
-            live.writer.set_alarm(self.caches.next_due / MICROSECONDS, live.look)
-        listeners = live.backend.listeners
-        if listeners:
-            changes = self.changes
-            if self.new:
-                changes = [Change(PENDING, self.new), *changes]
-            if changes:
-                tell(listeners, changes)
-
-    def rolled_back(self) -> None:
-        """Take back what was changed in memory."""
-        if self._owned:
-            self._live.own.pop()
-        self.caches.due_until = 0
-        self.take_back()
-
-
-def _set(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
-
-
-def _stop_reader(opening: asyncio.Task[aiosqlite.Connection]) -> None:
-    """Stop a reader whose loop may be gone."""
-    if opening.done() and not opening.cancelled() and opening.exception() is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stop() asks for a current loop, and there may be none
-            opening.result().stop()
-
-
 def _stop_readers_at_exit() -> None:
     """Let the process end: aiosqlite's threads are no daemons, and would be waited for before any exit handler runs."""
     for backend in tuple(_open_backends):
         if backend._live is not None:
             for opening in backend._live._readers.values():
-                _stop_reader(opening)
+                stop_reader(opening)
 
 
 def _after_fork() -> None:

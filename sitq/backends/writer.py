@@ -22,16 +22,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from itertools import groupby
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from sitq.backends.translating import is_busy, translated
+from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit
 from sitq.errors import (
-    BackendCorrupt,
     BackendError,
     BackendFull,
     BackendLocked,
-    BackendReadOnly,
     QueueClosed,
-    SitqError,
 )
 from sitq.interrupts import Uninterrupted
 from sitq.loops import call_in_loop
@@ -52,68 +51,6 @@ GROUP = 2000  # units in a transaction
 # makes the log longer takes twice as long as one that overwrites it; where none does, rarer checkpoints are better.
 LONG, LONG_UNSYNCED = 1000, 2000
 LOOK_EVERY = 16  # inline writes between two looks at its length
-
-
-class Transaction(Protocol):
-    """What the operations of one transaction share; built by the backend."""
-
-    def finish(self) -> None:
-        """Write what the operations gathered, before the commit."""
-
-    def committed(self) -> None:
-        """Tell the world, after the commit."""
-
-    def rolled_back(self) -> None:
-        """Take back what was changed in memory."""
-
-
-Operation = Callable[[Any, Sequence[A]], Sequence[R]]
-
-
-class Careful(Exception):
-    """Raised by an operation whose fast path met a fence: the group runs again, looking closer."""
-
-
-class Unit(Generic[A, R]):
-    """One operation with its argument, and where its result goes."""
-
-    __slots__ = (
-        "answer",
-        "argument",
-        "loop",
-        "operation",
-        "patient",
-        "rank",
-        "settled",
-        "since",
-        "taken",
-        "to",
-        "undo",
-    )
-
-    def __init__(
-        self,
-        rank: int,
-        operation: Operation[A, R],
-        argument: A,
-        loop: asyncio.AbstractEventLoop | None,
-        to: asyncio.Future[R] | ThreadFuture[R] | None,
-        patient: bool,
-    ):
-        self.rank = rank  # order within a group
-        self.operation = operation
-        self.argument = argument
-        self.loop = loop  # of the waiting caller; None: a thread waits, or nobody
-        self.to = to
-        self.patient = patient  # waits for a locked database as long as it takes
-        self.since = time.monotonic()
-        self.taken = False  # part of a transaction
-        self.settled = False  # its caller was told, or it will be tried again
-        self.undo: Callable[[R], object] | None = None  # set when its caller was cancelled meanwhile
-        self.answer: tuple[R] | None = None  # came after its caller was cancelled
-
-
-Outcome = tuple[Unit[Any, Any], Any, BaseException | None]
 
 
 class Writer:
@@ -524,9 +461,9 @@ class Writer:
             return CLOSING_S
         return math.inf if unit.patient else PATIENCE_S
 
-    def _settle(self, outcomes: list[Outcome]) -> None:
+    def _settle(self, outcomes: list[Settled]) -> None:
         """Hand results to their callers, waking each loop once."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[Settled]] = {}
         outcomes = [outcome for outcome in outcomes if not outcome[0].settled]
         self._done(len(outcomes))
         for unit, result, error in outcomes:
@@ -566,7 +503,7 @@ def nothing(transaction: Any, arguments: Sequence[None]) -> list[None]:
     return [None] * len(arguments)
 
 
-def _set_all(settled: list[Outcome]) -> None:
+def _set_all(settled: list[Settled]) -> None:
     for unit, result, error in settled:
         future = unit.to
         assert isinstance(future, asyncio.Future)
@@ -579,23 +516,3 @@ def _set_all(settled: list[Outcome]) -> None:
             future.set_result(result)
         else:
             future.set_exception(error)
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another connection holds the lock."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def translated(error: sqlite3.Error, where: str = "the database") -> SitqError:
-    """Turn an error of SQLite into ours, with its remedy."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return BackendLocked(f"{where} is locked by another program; nothing was written")
-    if code == sqlite3.SQLITE_READONLY:
-        return BackendReadOnly(f"{where} may not be written ({error}); frames can still be read")
-    if code == sqlite3.SQLITE_FULL:
-        return BackendFull(f"no space is left for {where} ({error}); nothing was written. Free some and try again")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return BackendCorrupt(f"{where} is damaged ({error}); the file was left as it is. Restore a backup")
-    return BackendError(f"{where}: {error}")

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from sitq.errors import InvalidArgument, nearest, shown
-from sitq.models import HELD, MICROSECONDS, PENDING, STATES, BatchRow, TaskRow, Waits
+from sitq.models import HELD, MICROSECONDS, PENDING, STATES, Waits
+from sitq.rows import BatchRow, TaskRow
 
 #: Every fixed column: its dtype and what it says. ``text`` is the text dtype of the installed pandas (``str`` since
 #: 3.0), ``time`` is ``datetime64[us, <local zone>]``.

@@ -6,7 +6,8 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import BatchExists, SitqError
-from sitq.models import CANCELLED, Filter, NewBatch
+from sitq.models import CANCELLED
+from sitq.rows import Filter, NewBatch
 from tests.storage import (
     LOCAL,
     claim_one,

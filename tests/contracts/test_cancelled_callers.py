@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import Filter
+from sitq.rows import Filter
 from tests.contracts.conftest import Make
 from tests.storage import FIVE_S, LOCAL, claim_one, new_tasks, registered, settled, true_counts
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from sitq.backends import operations
+from sitq.backends import group
 from sitq.backends.base import GAP, Backend, Change, Heart
 from sitq.backends.connecting import connect
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import SitqError
-from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, PROCESSING, Filter
+from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, PROCESSING
+from sitq.rows import Filter
 from tests.storage import (
     Ears,
     Hands,
@@ -153,8 +154,8 @@ def forget_changes(backend: Backend, keep: int) -> None:
     """What the store does when it is idle, with another number than 100,000."""
     connection = connect(backend.path)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operations, "REMEMBERED", keep)
-        operations.forget_changes(connection)
+        patch.setattr(group, "REMEMBERED", keep)
+        group.forget_changes(connection)
     connection.close()
 
 

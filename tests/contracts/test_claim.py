@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import PENDING, PROCESSING, Filter, Waits
+from sitq.models import PENDING, PROCESSING, Waits
+from sitq.rows import Filter
 from tests.storage import LOCAL, again, claim_one, completed, lose, new_batch, new_tasks, registered, row
 
 

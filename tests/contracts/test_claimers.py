@@ -7,7 +7,8 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import SitqError
-from sitq.models import PENDING, PROCESSING, Filter, Waits
+from sitq.models import PENDING, PROCESSING, Waits
+from sitq.rows import Filter
 from tests.contracts.conftest import Make
 from tests.storage import FIVE_S, LOCAL, Hands, completed, lose, new_batch, new_tasks, registered, row, settled
 

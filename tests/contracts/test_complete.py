@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Completion, Filter
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING
+from sitq.rows import Completion, Filter
 from tests.storage import (
     LOCAL,
     again,

@@ -13,7 +13,8 @@ import pytest
 from sitq.backends import queries
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.models import Counts, Filter, Waits
+from sitq.models import Counts, Waits
+from sitq.rows import Filter
 from tests.storage import (
     again,
     cancelled,

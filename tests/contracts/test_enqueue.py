@@ -7,7 +7,8 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import SitqError
-from sitq.models import PENDING, Filter, Waits
+from sitq.models import PENDING, Waits
+from sitq.rows import Filter
 from sitq.sealing import FUNCTION, SHARED
 from tests.storage import (
     LOCAL,

@@ -9,7 +9,7 @@ import pytest
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import QueueClosed, SitqError
-from sitq.models import Filter
+from sitq.rows import Filter
 from tests.contracts.conftest import Make
 from tests.storage import FIVE_S, Hands, new_tasks, registered, row
 

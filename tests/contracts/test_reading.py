@@ -6,7 +6,8 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import UntrustedPayload
-from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Filter
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
+from sitq.rows import Filter
 from sitq.sealing import ARGUMENTS, RESULT
 from tests.storage import LOCAL, claim_one, completed, failed, function, new_batch, new_tasks, row, value_of
 

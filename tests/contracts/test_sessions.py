@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import CANCELLED, FAILED, PENDING, PROCESSING, Filter, Waits
+from sitq.models import CANCELLED, FAILED, PENDING, PROCESSING, Waits
+from sitq.rows import Filter
 from tests.contracts.conftest import Make
 from tests.storage import (
     LOCAL,

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Filter, Waits
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Waits
+from sitq.rows import Filter
 from tests.storage import (
     LOCAL,
     again,

@@ -20,7 +20,7 @@ WORKER = """
 import asyncio, sys
 import sitq
 from sitq import session
-from sitq.backends import operations
+from sitq.backends import working
 
 {patches}
 
@@ -33,8 +33,8 @@ asyncio.run(main())
 ON_ANOTHER_HOST = """session.here = lambda: session.Place("another host", "its boot", 1)\n"""
 DEAF = """session.HeartThread._beat = lambda *given: None\n"""  # so it does not notice that it was declared dead
 UNFENCED = """
-for n, sql in operations.DONE.items():
-    operations.DONE[n] = sql.partition(" AND tasks.state = 1")[0] + " AND ? IS NOT NULL"
+for n, sql in working.DONE.items():
+    working.DONE[n] = sql.partition(" AND tasks.state = 1")[0] + " AND ? IS NOT NULL"
 """
 ROBBER = """session.Observer.dead = lambda self, sessions, now: [one.number for one in sessions]\n"""
 

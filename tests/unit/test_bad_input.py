@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import sitq
-from sitq.models import Filter
+from sitq.rows import Filter
 from sitq.serialization import JSONSerializer
 from tests.stage import quick
 

@@ -21,7 +21,7 @@ import pytest
 
 import sitq
 from sitq.errors import InvalidArgument, InvalidType, SerializationError, TaskNotFound
-from sitq.models import Filter
+from sitq.rows import Filter
 from tests.stage import LONG_S, Stage, fail, hold, hold_in_loop, quick
 
 ROOT = Path(__file__).parents[2]
@@ -539,19 +539,19 @@ async def test_the_repr_of_a_batch_reads_nothing(queue: sitq.TaskQueue) -> None:
     assert repr(batch) == "<Batch 'mine' of 3 tasks>"
     async with sitq.Worker(queue.backend):
         await batch.wait()
-    await batch.snapshot()
+    await batch._progress.look()
     await queue.close()
     assert repr(batch) == "<Batch 'mine': 3 done, 3 failed, 0 left of 3>"
 
 
 async def test_a_snapshot_warns_of_what_keeps_it_from_going_on(queue: sitq.TaskQueue) -> None:
     batch = await queue.map(quick, range(3))
-    assert "no worker" in (await batch.snapshot()).warnings[0]
+    assert "no worker" in (await batch._progress.look()).warnings[0]
     async with sitq.Worker(queue.backend, concurrency=3) as worker:
         worker.pause()
         await batch.pause()
         await queue.pause()
-        snapshot = await batch.snapshot()
+        snapshot = await batch._progress.look()
         assert (snapshot.held, snapshot.slots) == (3, 3)
         assert ["paused" in w or "held" in w for w in snapshot.warnings] == [True, True]
 

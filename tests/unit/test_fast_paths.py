@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from sitq import SQLiteBackend, TaskQueue, Worker
-from sitq.backends import operations, writer
+from sitq.backends import enqueueing, working, writer
 from sitq.backends.base import Change, Claimer
 from sitq.backends.heart import SQLiteHeart
 from sitq.errors import BackendMoved
-from sitq.models import PENDING, PROCESSING, Filter
+from sitq.models import PENDING, PROCESSING
+from sitq.rows import Filter
 from sitq.sealing import ARGUMENTS
 from tests.storage import FIVE_S, LOCAL, claim_one, completed, function, new_tasks, registered, session_row
 
@@ -38,13 +39,13 @@ async def two(tmp_path: Path) -> AsyncIterator[tuple[SQLiteBackend, SQLiteBacken
 def lone(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each attempt at a lone insert took its number."""
     took: list[bool] = []
-    inner = operations.enqueue_next
+    inner = enqueueing.enqueue_next
 
     def spy(*arguments: Any) -> bool:
         took.append(inner(*arguments))
         return took[-1]
 
-    monkeypatch.setattr(operations, "enqueue_next", spy)
+    monkeypatch.setattr(enqueueing, "enqueue_next", spy)
     return took
 
 
@@ -159,13 +160,13 @@ async def claimed_at_once(backend: SQLiteBackend, n: int = 1, **claimer: Any) ->
 def at_once(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """What each attempt to enqueue a task as claimed gave."""
     numbers: list[int | None] = []
-    inner = operations.enqueue_claimed
+    inner = enqueueing.enqueue_claimed
 
     def spy(*arguments: Any) -> int | None:
         numbers.append(inner(*arguments))
         return numbers[-1]
 
-    monkeypatch.setattr(operations, "enqueue_claimed", spy)
+    monkeypatch.setattr(enqueueing, "enqueue_claimed", spy)
     return numbers
 
 
@@ -253,7 +254,7 @@ async def test_a_rolled_back_look_does_not_lose_a_due_task(two: tuple[SQLiteBack
     live = backend._open
 
     def fail(group: Any, arguments: Any) -> Any:
-        operations.promote(group)
+        working.promote(group)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

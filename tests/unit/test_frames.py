@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from sitq.errors import InvalidArgument
-from sitq.models import STATES, TaskRow, Waits
+from sitq.models import STATES, Waits
 from sitq.notebook.frames import COLUMNS, MOST_COLUMNS, local_zone, resolve, task_frame
+from sitq.rows import TaskRow
 
 T0 = 1_780_000_000_000_000  # a summer's day of 2026, in µs
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = range(5)

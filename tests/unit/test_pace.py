@@ -13,6 +13,6 @@ async def test_cancelled_tasks_do_not_count_for_the_pace_of_a_batch(tmp_path: Pa
         await queue.cancel(batch[4:])
         async with sitq.Worker(queue.backend):
             await batch.wait()
-        snapshot = await batch.snapshot()
+        snapshot = await batch._progress.look()
         assert snapshot.rate is not None
         assert snapshot.rate * snapshot.elapsed_s == pytest.approx(4)

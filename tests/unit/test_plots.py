@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
 from sitq.errors import InvalidArgument
-from sitq.models import TaskRow
 from sitq.notebook.frames import task_frame
 from sitq.notebook.html import COLOURS
 from sitq.notebook.plots import durations, heatmap, timeline
+from sitq.rows import TaskRow
 
 T0 = 1_780_000_000_000_000
 SECOND = 1_000_000

@@ -711,7 +711,7 @@ async def test_another_loop_is_refused_with_the_remedy(queue: sitq.TaskQueue) ->
                 asyncio.run(call(use, batch[0]))
             except Exception as error:
                 found.append(error)
-        for other in (queue.connect, queue.close, queue.to_frame, batch.wait, batch.values, batch.snapshot):
+        for other in (queue.connect, queue.close, queue.to_frame, batch.wait, batch.values, batch._progress.look):
             try:
                 asyncio.run(call(other))
             except Exception as error:

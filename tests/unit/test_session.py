@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sitq import session
-from sitq.models import SessionRow
-from sitq.session import AWAY_S, BEAT_S, Observer, Place, here, start_ticks
+from sitq import liveness
+from sitq.liveness import AWAY_S, Observer, Place, here, start_ticks
+from sitq.rows import SessionRow
+from sitq.session import BEAT_S
 
 LEASE_S = 30.0
 ELSEWHERE = Place("another host", "its boot", 1)
@@ -77,9 +78,9 @@ def test_a_pid_that_another_process_has_now_is_dead(observer: Observer) -> None:
 
 def test_the_start_time_is_read_behind_a_name_with_spaces_and_parentheses(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = "S " + " ".join(str(n) for n in range(4, 53))
-    monkeypatch.setattr(session, "_read", lambda path: f"77 (a ) (b) R 1 2) {fields}")
+    monkeypatch.setattr(liveness, "_read", lambda path: f"77 (a ) (b) R 1 2) {fields}")
     assert start_ticks(77) == 22  # field 22 of proc(5)
-    monkeypatch.setattr(session, "_read", lambda path: f"77 (x) Z {fields[2:]}")
+    monkeypatch.setattr(liveness, "_read", lambda path: f"77 (x) Z {fields[2:]}")
     assert start_ticks(77) is None
 
 

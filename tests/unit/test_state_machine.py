@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.models import EDGES, PENDING, STATES, Claim, Filter, Status, Waits
+from sitq.models import EDGES, PENDING, STATES, Status, Waits
+from sitq.rows import Claim, Filter
 from tests.storage import LOCAL, again, cancelled, claim_one, completed, failed, lose, new_batch, new_tasks, registered
 
 P, R, C, F, X = Status.PENDING, Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from sitq.errors import InvalidArgument
-from sitq.models import TaskRow
 from sitq.notebook.frames import task_frame
 from sitq.notebook.stats import COLUMNS, stats_frame
+from sitq.rows import TaskRow
 
 T0 = 1_780_000_000_000_000
 SECOND = 1_000_000

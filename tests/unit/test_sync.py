@@ -16,7 +16,8 @@ import pytest
 
 import sitq
 from sitq.errors import ForkedQueue, InvalidType, QueueClosed, WrongEventLoop
-from sitq.sync import SyncBatch, SyncTaskOptions, SyncTaskQueue
+from sitq.sync import SyncTaskOptions, SyncTaskQueue
+from sitq.sync_batch import SyncBatch
 from tests.stage import LONG_S, fail, quick
 
 

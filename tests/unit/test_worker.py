@@ -49,7 +49,7 @@ async def run(queue: sitq.TaskQueue, func: Callable[..., Any], *args: Any) -> si
 
 @pytest.fixture
 def again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sitq.slots, importlib.import_module("sitq.life")):
+    for module in map(importlib.import_module, ("sitq.slots", "sitq.life", "sitq.unpacking")):
         monkeypatch.setattr(module, "AGAIN_S", 0.001)
 
 

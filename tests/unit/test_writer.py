@@ -17,10 +17,11 @@ import pytest
 
 from sitq.backends import writer as writer_module
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.backends.writer import Careful, Writer
+from sitq.backends.units import Careful
+from sitq.backends.writer import Writer
 from sitq.errors import BackendError, BackendFull, BackendLocked, QueueClosed, SitqError
 from sitq.interrupts import Uninterrupted
-from sitq.models import Claim, Filter
+from sitq.rows import Claim, Filter
 from tests.storage import FIVE_S, Claimer, new_tasks, registered, true_counts
 
 

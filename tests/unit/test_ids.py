@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitq.errors import InvalidType, TaskNotFound
-from sitq.identity import ALPHABET, BITS, PublicIds
+from sitq.ids import ALPHABET, BITS, PublicIds
 
 IDS = PublicIds(b"a database of sixteen b")
 NUMBERS = st.integers(1, (1 << BITS) - 1)

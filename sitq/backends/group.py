@@ -1,0 +1,246 @@
+"""One transaction of SQLite: the connection, what its operations gather, and the statements that they share.
+
+Few fat statements: with a busy main thread every step of SQLite hands the GIL over, so a row costs 28 µs in multi-row
+VALUES and 165 in single statements.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sitq.backends.base import Change, Claimer
+from sitq.ids import PublicIds
+from sitq.models import COMPLETED
+from sitq.rows import Claim, Completion, Filter, Function
+from sitq.sealing import FUNCTION, Sealer
+
+INLINE_BYTES = 4096  # larger payloads live in a table of their own: at 200 kB completion is 100 times faster
+BLOCKS = tuple(1 << i for i in range(9))  # rows in one VALUES; few sizes, so that the statements stay prepared
+REMEMBERED = 100_000  # transitions that are kept for readers in other processes
+
+
+def now_us() -> int:
+    """Return the wall-clock time in µs since 1970."""
+    return time.time_ns() // 1000
+
+
+@dataclass(slots=True)
+class Caches:
+    """What is known of the small tables; rows are never changed or deleted there."""
+
+    lanes: dict[str, int] = field(default_factory=lambda: {"default": 1})
+    functions: dict[bytes, int] = field(default_factory=dict)  # by digest
+    last_task: int = 0  # highest number that this process gave; another one may have given higher ones
+    next_due: int | None = None  # when the next scheduled task is due, in µs
+    due_until: int = 0  # until then that is known; scheduled tasks of other processes come with a look
+
+
+class Group:
+    """One transaction: the connection, and what its operations gather."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        sealer: Sealer,
+        ids: PublicIds,
+        caches: Caches,
+        source: int,
+        careful: bool,
+        max_losses: int,
+    ):
+        self.execute = connection.execute
+        self.sealer = sealer
+        self.ids = ids
+        self.caches = caches
+        self.source = source
+        self.careful = careful
+        self.max_losses = max_losses
+        self.now = now_us()
+        self.claimers: Sequence[Claimer] = ()  # the workers of this process
+        self.changes: list[Change] = []  # told to listeners after the commit
+        self.counted: dict[
+            tuple[int, int], list[int]
+        ] = {}  # (lane, batch) -> added, removed, completed, failed, cancelled
+        self.new: list[int] = []  # numbers of new tasks
+        self.claimable = False  # something may be claimed now
+        self.known = Caches({}, {})  # for the caches, once committed
+        self.undo: list[tuple[Claimer, int, int, bool]] = []
+        self.claims: list[tuple[Claimer, list[Claim]]] = []
+
+    def count(self, lane: int, batch: int, column: int, n: int = 1) -> None:
+        """Add to a counter: column 0 added, 1 removed, 2 completed, 3 failed, 4 cancelled."""
+        row = self.counted.get((lane, batch))
+        if row is None:
+            row = self.counted[lane, batch] = [0, 0, 0, 0, 0]
+        row[column] += n
+
+    def change(self, state: int, numbers: Sequence[int]) -> None:
+        """Remember that tasks entered a state."""
+        if numbers:
+            self.changes.append(Change(state, numbers))
+
+    def slots(self, claimer: Claimer, free: int, busy: int, alone: bool) -> None:
+        """Change a claimer's slots, to be undone if the transaction is."""
+        self.undo.append((claimer, claimer.free, claimer.busy, claimer.alone))
+        claimer.free, claimer.busy, claimer.alone = free, busy, alone
+
+    def finish(self) -> None:
+        """Write counters and changes."""
+        for (lane, batch), row in self.counted.items():
+            updated = self.execute(
+                "UPDATE counts SET added = added + ?, removed = removed + ?, completed = completed + ?,"
+                " failed = failed + ?, cancelled = cancelled + ? WHERE lane = ? AND batch = ?",
+                (*row, lane, batch),
+            )
+            if not updated.rowcount:
+                self.execute(
+                    "INSERT INTO counts (added, removed, completed, failed, cancelled, lane, batch)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row, lane, batch),
+                )
+        for state, numbers in self.changes:
+            self.execute(
+                "INSERT INTO changes (source, state, size, tasks) VALUES (?, ?, ?, ?)",
+                (self.source, state, len(numbers), array("q", numbers).tobytes()),
+            )
+
+    def schedule(self, run_at: int) -> None:
+        """Remember when a task is due."""
+        caches = self.caches
+        caches.next_due = run_at if caches.next_due is None else min(caches.next_due, run_at)
+
+    def take_back(self) -> None:
+        """Undo what was changed in memory."""
+        for claimer, free, busy, alone in reversed(self.undo):
+            claimer.free, claimer.busy, claimer.alone = free, busy, alone
+
+    def lane(self, name: str) -> int:
+        """Return the number of a lane, which is made when it is new."""
+        number = self.caches.lanes.get(name) or self.known.lanes.get(name)
+        if number is None:
+            self.execute("INSERT OR IGNORE INTO lanes (name) VALUES (?)", (name,))
+            number = self.execute("SELECT number FROM lanes WHERE name = ?", (name,)).fetchone()[0]
+            self.known.lanes[name] = number
+        return int(number)
+
+    def function(self, function: Function) -> int:
+        """Return the number of a function, which is stored when it is new."""
+        digest = function.digest
+        number = self.caches.functions.get(digest) or self.known.functions.get(digest)
+        if number is None:
+            found = self.execute("SELECT number FROM functions WHERE digest = ?", (digest,)).fetchone()
+            if found is None:
+                sealed = self.sealer.seal(FUNCTION, 0, digest, function.serializer, function.payload)
+                found = self.execute(
+                    "INSERT INTO functions (digest, name, module, coroutine, made_with, source, sealed)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number",
+                    (
+                        digest,
+                        function.name,
+                        function.module,
+                        function.coroutine,
+                        function.made_with,
+                        function.source,
+                        sealed,
+                    ),
+                ).fetchone()
+            number = self.known.functions[digest] = found[0]
+        return int(number)
+
+    def last_task(self) -> int:
+        """Return the highest row number ever given to a task."""
+        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tasks'").fetchone()
+        return int(row[0]) if row else 0
+
+
+def blocks(values: list[Any], width: int) -> Iterator[tuple[int, list[Any]]]:
+    """Cut the values of rows into blocks, and fill each up with NULLs to a size whose statement is prepared."""
+    whole = width * BLOCKS[-1]
+    for at in range(0, len(values), whole):
+        block = values[at : at + whole]
+        size = 1 << (len(block) // width - 1).bit_length()
+        yield size, block + [None] * (width * size - len(block))
+
+
+def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int:
+    """Delete tasks in these states with all that belongs to them."""
+    deleted = group.execute(
+        "DELETE FROM tasks WHERE number IN (SELECT value FROM json_each(?))"
+        f" AND state IN ({', '.join(map(str, states))}) RETURNING number, lane, batch, state",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    for _, lane, batch, state in deleted:
+        group.count(lane, batch, 1)
+        if state >= COMPLETED:
+            group.count(lane, batch, state, -1)
+    gone = json.dumps([row[0] for row in deleted])
+    for table in ("payloads", "attempts", "dependencies"):
+        group.execute(f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (gone,))
+    return len(deleted)
+
+
+def keep_attempt(group: Group, number: int, ended: str, c: Completion | None = None) -> None:
+    """Copy the present attempt of a task into the attempts, since another one follows."""
+    group.execute(
+        "INSERT OR IGNORE INTO attempts (task, attempt, ended, session, started_at, finished_at, duration_s,"
+        " error_type, error, traceback, value)"
+        " SELECT number, attempt, ?, session, coalesce(?, started_at), coalesce(finished_at, ?),"
+        " coalesce(?, duration_s), coalesce(?, error_type), coalesce(?, error), coalesce(?, traceback), value"
+        " FROM tasks WHERE number = ? AND attempt > 0",
+        (
+            ended,
+            c.started_at if c else None,
+            group.now,
+            c.duration_s if c else None,
+            c.error_type if c else None,
+            c.error if c else None,
+            c.traceback if c else None,
+            number,
+        ),
+    )
+
+
+def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
+    """Write a filter as a condition and its parameters."""
+    conditions: list[str] = ["1"]
+    values: list[Any] = []
+    if tasks.numbers is not None:
+        conditions.append(f"{table}number IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(list(tasks.numbers)))
+    if tasks.batch is not None:
+        conditions.append(f"{table}batch = ? AND {table}batch <> 0")
+        values.append(tasks.batch)
+    if tasks.lane is not None:
+        conditions.append(f"{table}lane = (SELECT number FROM lanes WHERE name = ?)")
+        values.append(tasks.lane)
+    if tasks.states:
+        conditions.append(f"{table}state IN ({', '.join(str(int(state)) for state in tasks.states)})")
+    return " AND ".join(conditions), values
+
+
+def forget_changes(connection: sqlite3.Connection) -> None:
+    """Delete the oldest changes, so that the last 100,000 transitions stay."""
+    last = connection.execute("SELECT max(number) FROM changes").fetchone()[0]
+    if last is None:
+        return
+    kept = 0
+    rows = connection.execute(
+        "SELECT number, size FROM changes ORDER BY number DESC LIMIT ?", (REMEMBERED + 1,)
+    ).fetchall()
+    for number, size in rows:
+        kept += size
+        if kept > REMEMBERED:
+            connection.execute("DELETE FROM changes WHERE number < ?", (number,))
+            return
+
+
+def unpack_numbers(blob: bytes) -> Sequence[int]:
+    """Read the row numbers of a change."""
+    return struct.unpack(f"<{len(blob) // 8}q", blob)

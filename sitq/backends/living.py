@@ -1,0 +1,74 @@
+"""The write operations of sessions: they begin, end, and what the dead left is rescued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sitq.backends.enqueueing import drop_batch
+from sitq.backends.group import Group
+from sitq.backends.working import Releasing, finish_without_worker, release, unclaim
+from sitq.models import FAILED
+from sitq.rows import SessionRow
+
+WORKER_LOST = "worker lost"
+
+
+def register(group: Group, sessions: Sequence[SessionRow]) -> list[int]:
+    """Store sessions."""
+    columns = SessionRow._fields[1:]
+    return [
+        int(
+            group.execute(
+                f"INSERT INTO sessions ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+                " ON CONFLICT (token) DO UPDATE SET token = token RETURNING number",
+                row[1:],
+            ).fetchone()[0]
+        )
+        for row in sessions
+    ]
+
+
+def end(group: Group, sessions: Sequence[int]) -> list[None]:
+    """End sessions; what they have claimed is released."""
+    for session in sessions:
+        group.execute("UPDATE sessions SET ended = 'closed' WHERE number = ? AND ended IS NULL", (session,))
+        drop_half_written(group, session)
+        claims = group.execute(
+            "SELECT number, attempt FROM tasks WHERE state = 1 AND session = ?", (session,)
+        ).fetchall()
+        release(group, [Releasing(session, claims, None)])
+    return [None] * len(sessions)
+
+
+def drop_half_written(group: Group, session: int) -> None:
+    """Remove the batches whose map will never write its last row."""
+    rows = group.execute("SELECT number FROM batches WHERE session = ? AND acked = 0", (session,)).fetchall()
+    drop_batch(group, [row[0] for row in rows])
+
+
+def rescue_all(group: Group, requests: Sequence[Sequence[int]]) -> list[None]:
+    """Rescue what dead sessions left, for each request."""
+    for sessions in requests:
+        rescue(group, sessions)
+    return [None] * len(requests)
+
+
+def rescue(group: Group, sessions: Sequence[int]) -> None:
+    """Declare sessions dead: their tasks lose a worker, and their half-written batches go."""
+    for session in sessions:
+        if not group.execute(
+            "UPDATE sessions SET ended = 'died' WHERE number = ? AND ended IS NULL", (session,)
+        ).rowcount:
+            continue  # somebody else did
+        drop_half_written(group, session)
+        rows = group.execute(
+            "SELECT number, attempt, losses, lane, batch, cancelling FROM tasks WHERE state = 1 AND session = ?",
+            (session,),
+        ).fetchall()
+        for number, attempt, losses, lane, batch, cancelling in rows:
+            if losses + 1 >= group.max_losses and not cancelling:
+                told = f"{WORKER_LOST}: {losses + 1} workers died while they ran this task"
+                finish_without_worker(group, number, lane, batch, FAILED, 1, told)
+            else:
+                unclaim(group, number, session, attempt, "lost", 1)
+        group.claimable = True

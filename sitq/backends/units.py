@@ -1,0 +1,74 @@
+"""Units of work of the writer: an operation with its argument, and where its result goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, Generic, Protocol, TypeVar
+
+A = TypeVar("A")  # an operation's argument
+R = TypeVar("R")  # its result
+
+
+class Transaction(Protocol):
+    """What the operations of one transaction share; built by the backend."""
+
+    def finish(self) -> None:
+        """Write what the operations gathered, before the commit."""
+
+    def committed(self) -> None:
+        """Tell the world, after the commit."""
+
+    def rolled_back(self) -> None:
+        """Take back what was changed in memory."""
+
+
+Operation = Callable[[Any, Sequence[A]], Sequence[R]]
+
+
+class Careful(Exception):
+    """Raised by an operation whose fast path met a fence: the group runs again, looking closer."""
+
+
+class Unit(Generic[A, R]):
+    """One operation with its argument, and where its result goes."""
+
+    __slots__ = (
+        "answer",
+        "argument",
+        "loop",
+        "operation",
+        "patient",
+        "rank",
+        "settled",
+        "since",
+        "taken",
+        "to",
+        "undo",
+    )
+
+    def __init__(
+        self,
+        rank: int,
+        operation: Operation[A, R],
+        argument: A,
+        loop: asyncio.AbstractEventLoop | None,
+        to: asyncio.Future[R] | ThreadFuture[R] | None,
+        patient: bool,
+    ):
+        self.rank = rank  # order within a group
+        self.operation = operation
+        self.argument = argument
+        self.loop = loop  # of the waiting caller; None: a thread waits, or nobody
+        self.to = to
+        self.patient = patient  # waits for a locked database as long as it takes
+        self.since = time.monotonic()
+        self.taken = False  # part of a transaction
+        self.settled = False  # its caller was told, or it will be tried again
+        self.undo: Callable[[R], object] | None = None  # set when its caller was cancelled meanwhile
+        self.answer: tuple[R] | None = None  # came after its caller was cancelled
+
+
+Settled = tuple[Unit[Any, Any], Any, BaseException | None]

@@ -1,0 +1,325 @@
+"""The write operations of workers: claim, complete, release. Each takes a transaction and a list of arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sitq.backends.base import Claimer
+from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt
+from sitq.backends.units import Careful
+from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PROCESSING, Waits
+from sitq.rows import Claim, Completion
+from sitq.sealing import RESULT
+
+READY = "SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = ? LIMIT 1"
+
+
+class Claiming(NamedTuple):
+    """A request to claim."""
+
+    session: int
+    n: int
+    lanes: Sequence[str]
+    clean: bool = False  # only tasks that never lost a worker
+    turn: int = 0  # which lane is first
+
+
+def serve(group: Group, claimers: Iterable[Claimer]) -> None:
+    """Claim for the workers that have free slots."""
+    for claimer in claimers:
+        if claimer.free <= 0 or claimer.paused or claimer.alone:
+            continue
+        claimer.turn += 1
+        request = Claiming(claimer.session, claimer.free, claimer.lanes, claimer.busy > 0, claimer.turn)
+        (claims,) = claim(group, [request])
+        if claims:
+            n = len(claims)
+            group.slots(claimer, claimer.free - n, claimer.busy + n, claims[0].losses > 0)
+            group.claims.append((claimer, claims))
+
+
+def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
+    """Claim for each request; tasks with a loss come alone and last."""
+    answers = []
+    for request in requests:
+        promote(group)
+        claims: list[Claim] = []
+        lanes = [group.lane(name) for name in request.lanes]
+        lanes = lanes[request.turn % len(lanes) :] + lanes[: request.turn % len(lanes)]
+        if not group.new:  # a look that finds nothing costs 4 µs, and one that would claim 30
+            lanes = [lane for lane in lanes if group.execute(READY, (lane,)).fetchone()]
+        for lane in lanes:
+            if len(claims) < request.n:
+                claims += claim_lane(group, request.session, request.n - len(claims), lane, "losses = 0")
+        if not claims and not request.clean and request.n > 0:
+            for lane in lanes:
+                if not claims:
+                    claims = claim_lane(group, request.session, 1, lane, "losses > 0")
+        answers.append(claims)
+        group.change(PROCESSING, [c.number for c in claims])
+    return answers
+
+
+def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> list[Claim]:
+    """Claim up to n tasks of a lane, in order."""
+    rows = group.execute(
+        "UPDATE tasks SET state = 1, session = ?, attempt = attempt + 1, started_at = ? WHERE number IN ("
+        " SELECT number FROM tasks WHERE state = 0 AND waits = 0 AND lane = ?"
+        f" AND {which} AND NOT (SELECT paused FROM lanes WHERE number = ?)"
+        " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
+        " ORDER BY priority DESC, number LIMIT ?)"
+        " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch",
+        (session, group.now, lane, lane, session, n),
+    ).fetchall()
+    if len(rows) > 1:
+        rows.sort(key=lambda row: (-row[0], row[1]))  # RETURNING keeps no order
+    return [
+        Claim(
+            number,
+            attempt,
+            function,
+            payload(group, number, 0) if sealed is None else sealed,
+            timeout_s,
+            retry,
+            losses,
+            failures,
+            version,
+            lane,
+            batch,
+        )
+        for _, number, attempt, function, sealed, timeout_s, retry, losses, failures, version, batch in rows
+    ]
+
+
+def payload(group: Group, task: int, kind: int) -> bytes:
+    """Read a payload that lives in the side table."""
+    row = group.execute("SELECT sealed FROM payloads WHERE task = ? AND kind = ?", (task, kind)).fetchone()
+    return bytes(row[0]) if row else b""
+
+
+def promote(group: Group) -> bool:
+    """Let go the scheduled tasks that are due. Whether it looked for some: not when it is known that none is due."""
+    caches = group.caches
+    if group.now < caches.due_until and (caches.next_due is None or group.now < caches.next_due):
+        return False
+    group.execute("UPDATE tasks SET waits = waits & ~1 WHERE state = 0 AND waits & 1 AND run_at <= ?", (group.now,))
+    (caches.next_due,) = group.execute("SELECT min(run_at) FROM tasks WHERE state = 0 AND waits & 1").fetchone()
+    caches.due_until = group.now + MICROSECONDS
+    return True
+
+
+def more(group: Group, requests: Sequence[tuple[Claimer, int]]) -> list[None]:
+    """Change the free slots of claimers."""
+    for claimer, slots in requests:
+        group.slots(claimer, claimer.free + slots, claimer.busy, claimer.alone)
+    group.claimable = True
+    return [None] * len(requests)
+
+
+def look(group: Group, requests: Sequence[None]) -> list[None]:
+    """Let the transaction serve its claimers, since other processes may have enqueued or scheduled tasks."""
+    group.caches.due_until = 0
+    group.claimable = True
+    return [None] * len(requests)
+
+
+class Completing(NamedTuple):
+    """A report of how attempts ended."""
+
+    session: int
+    completions: Sequence[Completion]
+    claimer: Claimer | None
+    freed: int
+
+
+DONE_SQL = (
+    "UPDATE tasks SET state = 2, finished_at = ?, started_at = v.column3, duration_s = v.column4, fields = v.column5,"
+    " value = v.column6, cancelling = 0, error = NULL, error_type = NULL, traceback = NULL"
+    " FROM (VALUES {}) AS v"
+    " WHERE tasks.number = v.column1 AND tasks.state = 1 AND tasks.session = ? AND tasks.attempt = v.column2"
+)
+DONE = {n: DONE_SQL.format(", ".join(["(?, ?, ?, ?, ?, ?)"] * n)) for n in BLOCKS}
+
+
+def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
+    """Store how attempts ended, fenced by session, attempt and state."""
+    answers = []
+    for session, completions, claimer, freed in requests:
+        accepted = dict.fromkeys((c.claim.number for c in completions), True)
+        wanted = list(completions)
+        if group.careful:
+            accepted, wanted = fence(group, session, completions)
+        done = [c for c in wanted if c.state == COMPLETED]
+        others = [c for c in wanted if c.state != COMPLETED]
+        if done:
+            complete_values(group, session, done)
+        for completion in others:
+            complete_other(group, session, completion)
+        if claimer is not None and freed:
+            busy = claimer.busy - freed
+            group.slots(claimer, claimer.free + freed, busy, claimer.alone and busy > 0)
+        answers.append([accepted[c.claim.number] for c in completions])
+    group.claimable = True  # slots are free
+    return answers
+
+
+def fence(group: Group, session: int, completions: Sequence[Completion]) -> tuple[dict[int, bool], list[Completion]]:
+    """Tell which completions count, and which of those are not stored yet."""
+    stored = {
+        row[0]: row[1:]
+        for row in group.execute(
+            "SELECT number, state, session, attempt FROM tasks WHERE number IN (SELECT value FROM json_each(?))",
+            (json.dumps([c.claim.number for c in completions]),),
+        )
+    }
+    accepted: dict[int, bool] = {}
+    wanted = []
+    for c in completions:
+        number = c.claim.number
+        if number in accepted:
+            continue  # said twice in one report: the first counts
+        state, owner, attempt = stored.get(number, (None, None, None))
+        if state == PROCESSING and (owner, attempt) == (session, c.claim.attempt):
+            wanted.append(c)
+            accepted[number] = True
+        else:
+            accepted[number] = is_repeat(group, session, c, state, owner, attempt)
+    return accepted, wanted
+
+
+def is_repeat(
+    group: Group, session: int, c: Completion, state: int | None, owner: int | None, attempt: int | None
+) -> bool:
+    """Whether a completion says what is stored already."""
+    if (owner, attempt) == (session, c.claim.attempt) and state == c.state != PENDING:
+        return True
+    if c.state != PENDING or state is None:
+        return False
+    # Another attempt was to follow: it does, or a cancel came before it.
+    kept = group.execute(
+        "SELECT 1 FROM attempts WHERE task = ? AND attempt = ? AND session = ? AND ended = 'failed'",
+        (c.claim.number, c.claim.attempt, session),
+    ).fetchone()
+    return kept is not None or (owner, attempt, state) == (session, c.claim.attempt, CANCELLED)
+
+
+def complete_values(group: Group, session: int, done: list[Completion]) -> None:
+    """Store values, in blocks."""
+    seal = group.sealer.seal
+    now = group.now
+    values: list[Any] = []
+    for c in done:
+        number, attempt = c.claim.number, c.claim.attempt
+        sealed: bytes | None = seal(RESULT, number, attempt.to_bytes(4, "little"), c.serializer, c.value or b"")
+        if len(sealed) > INLINE_BYTES:  # type: ignore[arg-type]  # not None yet
+            group.execute("INSERT OR REPLACE INTO payloads (task, kind, sealed) VALUES (?, 1, ?)", (number, sealed))
+            sealed = None
+        values += (number, attempt, c.started_at, c.duration_s, c.fields, sealed)
+    changed = 0
+    for size, block in blocks(values, 6):
+        changed += group.execute(DONE[size], (now, *block, session)).rowcount
+    if changed != len(done):
+        raise Careful
+    last = None
+    for c in done:
+        key = (c.claim.lane, c.claim.batch)
+        if key != last:
+            group.count(*key, COMPLETED, 0)
+            row, last = group.counted[key], key
+        row[COMPLETED] += 1
+    group.change(COMPLETED, [c.claim.number for c in done])
+
+
+def complete_other(group: Group, session: int, c: Completion) -> None:
+    """Store a failure, a cancel, or that another attempt follows."""
+    number, attempt = c.claim.number, c.claim.attempt
+    if (
+        c.state == PENDING
+        and group.execute("SELECT 1 FROM tasks WHERE number = ? AND cancelling", (number,)).fetchone()
+    ):
+        c = c._replace(state=CANCELLED, retry_at=None)  # cancelled while it ran: no other attempt
+    again = c.state == PENDING
+    if again:
+        if c.retry_at is not None:
+            group.schedule(c.retry_at)
+        keep_attempt(group, number, "failed", c)
+    changed = group.execute(
+        "UPDATE tasks SET state = ?, waits = ?, run_at = coalesce(?, run_at), failures = failures + ?,"
+        " started_at = coalesce(?, started_at), finished_at = ?, duration_s = ?, error_type = ?, error = ?,"
+        " traceback = ?, cancelling = 0"
+        " WHERE number = ? AND state = 1 AND session = ? AND attempt = ?",
+        (
+            c.state,
+            Waits.SCHEDULED.value if again and c.retry_at and c.retry_at > group.now else 0,
+            c.retry_at,
+            1 if again or c.state == FAILED else 0,
+            c.started_at,
+            None if again else group.now,
+            c.duration_s,
+            c.error_type,
+            c.error,
+            c.traceback,
+            number,
+            session,
+            attempt,
+        ),
+    ).rowcount
+    if changed != 1:
+        raise Careful
+    if not again:
+        group.count(c.claim.lane, c.claim.batch, c.state)
+    group.change(c.state, [number])
+
+
+class Releasing(NamedTuple):
+    """Claims to give back."""
+
+    session: int
+    claims: Sequence[tuple[int, int]]  # number, attempt
+    claimer: Claimer | None
+
+
+def release(group: Group, requests: Sequence[Releasing]) -> list[None]:
+    """Put claimed tasks back to pending, uncharged."""
+    for session, claims, claimer in requests:
+        for number, attempt in claims:
+            unclaim(group, number, session, attempt, "released", 0)
+        if claimer is not None:
+            busy = claimer.busy - len(claims)
+            group.slots(claimer, claimer.free + len(claims), busy, claimer.alone and busy > 0)
+    group.claimable = True
+    return [None] * len(requests)
+
+
+def unclaim(group: Group, number: int, session: int, attempt: int, ended: str, losses: int) -> None:
+    """Put one claimed task back to pending, or end it if it was cancelled meanwhile."""
+    row = group.execute(
+        "SELECT lane, batch, cancelling FROM tasks WHERE number = ? AND state = 1 AND session = ? AND attempt = ?",
+        (number, session, attempt),
+    ).fetchone()
+    if row is None:
+        return  # it is not claimed so any more
+    lane, batch, cancelling = row
+    if cancelling:
+        finish_without_worker(group, number, lane, batch, CANCELLED, losses, None)
+        return
+    keep_attempt(group, number, ended)
+    group.execute(
+        "UPDATE tasks SET state = 0, losses = losses + ?, started_at = NULL WHERE number = ?", (losses, number)
+    )
+    group.change(PENDING, [number])
+
+
+def finish_without_worker(
+    group: Group, number: int, lane: int, batch: int, state: int, losses: int, error: str | None
+) -> None:
+    """End a task whose worker is gone."""
+    group.execute(
+        "UPDATE tasks SET state = ?, losses = losses + ?, finished_at = ?, error_type = ?, error = ?, cancelling = 0"
+        " WHERE number = ?",
+        (state, losses, group.now, error and "WorkerLost", error, number),
+    )
+    group.count(lane, batch, state)
+    group.change(state, [number])

@@ -1,0 +1,299 @@
+"""The calling end of the bytes: a function and its arguments become bytes once."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import hashlib
+import inspect
+import operator
+import pickle
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sitq.errors import (
+    InvalidArgument,
+    PayloadTooLarge,
+    SerializationError,
+    bad_type,
+)
+from sitq.rows import Function
+from sitq.serialization import PLAIN, Serializer
+
+WARN_BYTES = 1_000_000  # a larger function or call is stored, with a warning that names the cause
+MAX_BYTES = 64_000_000  # a larger one is refused; a queue may set its own limit
+
+
+class Packer:
+    """Turns functions and arguments into bytes.
+
+    A function is pickled again only if something it uses may have changed: its code, defaults and cells and the globals
+    it names are compared by identity, and anything mutable among them means pickling it anew.
+    """
+
+    def __init__(self, serializer: Serializer):
+        self.serializer = serializer
+        self.made_with = serializer.made_with()
+        self.max_bytes = MAX_BYTES
+        self._known: dict[Callable[..., Any], tuple[tuple[Any, ...], Function]] = {}
+        self._arity: dict[Callable[..., Any], tuple[int, int] | inspect.Signature | None] = {}
+
+    def function(self, function: Callable[..., Any]) -> Function:
+        """Return a function as it is stored.
+
+        Raises
+        ------
+        InvalidType
+            Not something that can be called later.
+        SerializationError
+            It cannot be pickled; names what it holds on to.
+        PayloadTooLarge
+            It carries too much with it; names the largest global.
+        """
+        try:
+            known = self._known.get(function)
+        except TypeError:
+            known = None  # not hashable
+        if known is not None and _same(known[0], _fingerprint(function)):
+            return known[1]
+        check_function(function)
+        inner = _unwrapped(function)
+        try:
+            payload = self.serializer.dump_function(function)
+        except SerializationError as error:
+            raise SerializationError(f"{_name(function)} {error}{_culprit(inner)}") from error
+        if len(payload) > WARN_BYTES:
+            self._too_large(f"the function {_name(function)}", len(payload), _largest_global(inner))
+        packed = Function(
+            digest=hashlib.blake2b(payload, digest_size=16).digest(),
+            name=_name(function),
+            module=getattr(inner, "__module__", None) or "",
+            coroutine=is_coroutine_function(function),
+            source=_source(inner),
+            payload=payload,
+            serializer=self.serializer.number,
+            made_with=self.made_with,
+        )
+        fingerprint = _fingerprint(function)
+        if fingerprint is not None:
+            if len(self._known) > 256:
+                self._known.clear()
+            self._known[function] = (fingerprint, packed)
+        return packed
+
+    def arguments(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Return arguments as bytes.
+
+        Raises
+        ------
+        InvalidArgument
+            They do not fit the function's signature.
+        SerializationError
+            One of them cannot be pickled; it is named.
+        """
+        try:
+            payload = self.serializer.dumps((args, kwargs))
+        except SerializationError as error:
+            raise SerializationError(f"{self._which(function, args, kwargs)} {error}") from error
+        if len(payload) > WARN_BYTES:
+            sizes = [(len(self.serializer.dumps(a)), f"argument {i + 1}") for i, a in enumerate(args)]
+            sizes += [(len(self.serializer.dumps(v)), f"argument {k!r}") for k, v in kwargs.items()]
+            self._too_large(f"a call of {_name(function)}", len(payload), max(sizes)[1])
+        return payload
+
+    def check_fit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Refuse arguments that do not fit the function's signature, where that is known."""
+        try:
+            arity = self._arity[function]
+        except (KeyError, TypeError):
+            arity = _arity(function)
+            try:
+                if len(self._arity) > 256:
+                    self._arity.clear()
+                self._arity[function] = arity
+            except TypeError:
+                pass  # not hashable: looked at each time
+        if arity is None:
+            return
+        if isinstance(arity, tuple):
+            if not kwargs and arity[0] <= len(args) <= arity[1]:
+                return
+            signature = inspect.signature(function)
+        else:
+            signature = arity
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArgument(f"{_name(function)}{signature} cannot be called so: {error}") from None
+
+    def _which(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        names = _parameter_names(function)
+        for i, value in enumerate(args):
+            if not self._can_dump(value):
+                return f"argument {i + 1}{f' {names[i]!r}' if i < len(names) else ''} ({type(value).__name__})"
+        for name, value in kwargs.items():
+            if not self._can_dump(value):
+                return f"argument {name!r} ({type(value).__name__})"
+        return "the arguments"
+
+    def _can_dump(self, value: Any) -> bool:
+        try:
+            self.serializer.dumps(value)
+        except SerializationError:
+            return False
+        return True
+
+    def _too_large(self, what: str, size: int, cause: str | None) -> None:
+        because = f", mostly {cause}" if cause else ""
+        remedy = "give it once for all tasks with map(…, fixed={…}), or pass a path"
+        if size > self.max_bytes:
+            raise PayloadTooLarge(
+                f"{what} takes {size / 1e6:.0f} MB{because}; the limit is {self.max_bytes / 1e6:.0f} MB: {remedy}"
+            )
+        warnings.warn(f"{what} takes {size / 1e6:.1f} MB for each task{because}: {remedy}", stacklevel=5)
+
+
+def check_function(function: object) -> None:
+    """Refuse what cannot be called later, with the remedy."""
+    if inspect.iscoroutine(function):
+        name = function.__qualname__
+        function.close()  # no "was never awaited" beside our error
+        raise bad_type("func", function, f"the function itself: write enqueue({name}, …), not enqueue({name}(…))")
+    if not callable(function):
+        raise bad_type("func", function, "a function")
+    inner = _unwrapped(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise bad_type("func", function, "a function that returns its value; a generator would never run")
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine that a loop must run."""
+    inner = _unwrapped(function)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _unwrapped(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _name(function: Any) -> str:
+    inner = _unwrapped(function)
+    return str(getattr(inner, "__qualname__", None) or type(inner).__qualname__)
+
+
+def _source(function: Any) -> str | None:
+    try:
+        return inspect.getsource(function)[:200_000]
+    except (OSError, TypeError, IndexError):
+        return None
+
+
+def _arity(function: Callable[..., Any]) -> tuple[int, int] | inspect.Signature | None:
+    """Return how many positional arguments a plain function takes, or its signature, or None where that is unknown."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return None
+    least = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += parameter.default is parameter.empty
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            return signature
+    return least, most
+
+
+def _parameter_names(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (ValueError, TypeError):
+        return []
+
+
+def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
+    """Return the objects that a function's pickle depends on; None if one of them may change unseen.
+
+    They are compared by identity, and held meanwhile: the number that ``id()`` gives may soon be another object's.
+    """
+    if not isinstance(function, types.FunctionType):
+        return None
+    module = function.__module__
+    if module not in ("__main__", None) and getattr(sys.modules.get(module), function.__qualname__, None) is function:
+        return (function,)  # pickled by its name
+    code = function.__code__
+    if function.__dict__:
+        return None
+    for constant in code.co_consts:
+        if type(constant) is types.CodeType:
+            return None
+    used: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    try:
+        used += [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:
+        return None  # an empty cell
+    parts: list[Any] = [function, code]
+    scope = function.__globals__
+    for name in code.co_names:
+        if name in scope:
+            used.append(scope[name])
+        elif hasattr(builtins, name):
+            continue
+        parts.append(name)  # may be defined later
+    for value in used:
+        kind = type(value)
+        parts.append(value)
+        if kind in PLAIN or kind is types.ModuleType or kind is types.BuiltinFunctionType:
+            continue
+        if kind is not types.FunctionType or not depth:
+            return None
+        inner = _fingerprint(value, depth - 1)
+        if inner is None:
+            return None
+        parts += inner
+    return tuple(parts)
+
+
+def _same(before: tuple[Any, ...], now: tuple[Any, ...] | None) -> bool:
+    return now is not None and len(before) == len(now) and all(map(operator.is_, before, now))
+
+
+def _globals_of(function: Any) -> dict[str, Any]:
+    code = getattr(function, "__code__", None)
+    scope = getattr(function, "__globals__", {})
+    found = {name: scope[name] for name in code.co_names if name in scope} if code else {}
+    for name, cell in zip(code.co_freevars if code else (), getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            continue
+    return {k: v for k, v in found.items() if not isinstance(v, types.ModuleType)}
+
+
+def _culprit(function: Any) -> str:
+    import cloudpickle
+
+    for name, value in _globals_of(function).items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            return (
+                f". It uses {name!r} ({type(value).__name__}), which cannot be pickled: make it inside the function,"
+                " or pass what it is made from"
+            )
+    return ""
+
+
+def _largest_global(function: Any) -> str | None:
+    sizes = []
+    for name, value in _globals_of(function).items():
+        try:
+            sizes.append((len(pickle.dumps(value, pickle.HIGHEST_PROTOCOL)), name))
+        except Exception:
+            continue  # what only cloudpickle takes is not what makes it large
+    return f"the global {max(sizes)[1]!r}" if sizes else None

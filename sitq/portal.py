@@ -1,0 +1,63 @@
+"""A way into an event loop from threads that have none: a daemon thread runs it, and calls wait for their answers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from sitq.errors import ForkedQueue, QueueClosed, SitqError, WrongEventLoop
+from sitq.loops import LoopThread
+
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+
+
+class Portal:
+    """A daemon thread with an event loop, and the way into it."""
+
+    def __init__(self) -> None:
+        self._thread = LoopThread("sitq-sync")
+        self._pid = os.getpid()
+
+    def call(self, awaitable: Awaitable[T]) -> T:
+        """Run an awaitable there, and wait for it here."""
+        error: SitqError | None = None
+        if os.getpid() != self._pid:
+            error = ForkedQueue(
+                "this queue was opened before a fork, which its thread does not survive: open another one in the child"
+            )
+        elif threading.current_thread() is self._thread.thread:
+            error = WrongEventLoop(
+                "a SyncTaskQueue was used inside its own loop, which would wait for itself: use it from another thread,"
+                " or a TaskQueue here"
+            )
+        if error is not None:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # no "never awaited" beside the error
+            raise error
+
+        async def run() -> T:
+            return await awaitable
+
+        try:
+            future = self._thread.submit(run())
+        except RuntimeError:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise QueueClosed("this queue was closed meanwhile") from None
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread."""
+        if os.getpid() == self._pid:
+            self._thread.stop()
+            self._thread.thread.join()

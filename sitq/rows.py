@@ -1,0 +1,238 @@
+"""What crosses the seam to a backend: tuples with row numbers and microseconds, never a payload unsealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Function(NamedTuple):
+    """A function as it is stored: once per content."""
+
+    digest: bytes  # of the payload, 16 bytes
+    name: str  # qualified name
+    module: str  # where it was defined
+    coroutine: bool  # whether it runs in a loop
+    source: str | None  # its text, where there is one
+    payload: bytes  # serialized, not sealed
+    serializer: int  # number of the serializer
+    made_with: str  # versions of Python, the serializer and sitq
+
+
+class StoredFunction(NamedTuple):
+    """A function as a worker gets it: sealed."""
+
+    number: int
+    digest: bytes
+    name: str
+    module: str
+    coroutine: bool
+    source: str | None
+    sealed: bytes
+    made_with: str
+
+
+class NewCall(NamedTuple):
+    """The part of a new task that differs from task to task."""
+
+    arguments: bytes  # serialized (args, kwargs), not sealed
+    params: str | None = None  # recorded parameters, a JSON object
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The part of new tasks that one request shares."""
+
+    lane: str = "default"  # named stream of tasks
+    priority: int = 0  # higher runs first
+    delay_s: float | None = None  # from the moment of enqueueing
+    run_at: int | None = None  # µs in UTC
+    timeout_s: float | None = None  # for one attempt
+    retry: str | None = None  # RetryPolicy as JSON
+    key: str | None = None  # one task per key while its row exists
+    name: str | None = None  # shown in frames
+    tags: str | None = None  # a JSON list
+
+
+class NewTasks(NamedTuple):
+    """A request to store tasks: one function, one set of options, many calls."""
+
+    function: Function
+    options: Options
+    calls: Sequence[NewCall]
+    session: int  # the session that enqueues
+    batch: int | None = None
+    version: int | None = None  # the batch's version these calls belong to
+    position: int = 0  # of the first call in its batch
+    last: bool = True  # whether the batch is whole after these
+
+
+class Claim(NamedTuple):
+    """A task in the hands of a worker."""
+
+    number: int
+    attempt: int  # number of this claim; only grows
+    function: int  # row number of the function
+    sealed: bytes  # the arguments
+    timeout_s: float | None
+    retry: str | None  # RetryPolicy as JSON
+    losses: int  # claims that died with their worker
+    failures: int  # attempts that failed, as the retry policy counts
+    version: int | None  # of the batch: names the fixed arguments
+    lane: int  # row numbers, for the counts
+    batch: int
+
+
+class Completion(NamedTuple):
+    """What a worker reports of one attempt."""
+
+    claim: Claim
+    state: int  # COMPLETED, FAILED, CANCELLED, or PENDING for another attempt
+    serializer: int = 0  # number of the serializer of the value
+    value: bytes | None = None  # serialized, not sealed
+    fields: str | None = None  # recorded fields of the value, a JSON object
+    error_type: str | None = None
+    error: str | None = None  # its message
+    traceback: str | None = None
+    started_at: int | None = None  # µs in UTC
+    duration_s: float | None = None  # by a monotonic clock beside the function
+    retry_at: int | None = None  # µs in UTC, with PENDING
+
+
+class ResultRow(NamedTuple):
+    """How a task ended, its payload still sealed; or that it has not ended yet, by its state."""
+
+    number: int
+    attempts: int
+    state: int
+    sealed: bytes | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+    enqueued_at: int
+    started_at: int | None
+    finished_at: int | None
+    duration_s: float | None
+    worker: str | None
+    name: str
+    params: str | None
+
+
+class TaskRow(NamedTuple):
+    """A task as stored: narrow columns, never a payload. The order is the order of every row a backend returns."""
+
+    number: int
+    state: int
+    waits: int  # Waits
+    cancelling: int  # 1: a cancel is on its way to its worker
+    lane: str
+    priority: int
+    batch: str | None  # name
+    position: int | None  # in its batch
+    function: str
+    name: str | None
+    tags: str | None  # a JSON list
+    key: str | None
+    attempts: int
+    losses: int
+    failures: int
+    enqueued_at: int  # µs in UTC, as are the next three
+    run_at: int | None
+    started_at: int | None
+    finished_at: int | None
+    duration_s: float | None
+    timeout_s: float | None
+    worker: str | None
+    error_type: str | None
+    error: str | None
+    params: str | None  # a JSON object
+    fields: str | None  # a JSON object
+
+
+class AttemptRow(NamedTuple):
+    """One attempt of a task."""
+
+    number: int
+    attempt: int
+    ended: str  # completed, failed, cancelled, lost, released, processing
+    started_at: int | None
+    finished_at: int | None
+    duration_s: float | None
+    worker: str | None
+    error_type: str | None
+    error: str | None
+
+
+class BatchRow(NamedTuple):
+    """A batch as stored."""
+
+    number: int
+    name: str | None
+    lane: str
+    function: str
+    created_at: int  # µs in UTC
+    acked: bool  # whether its map wrote its last row
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+
+
+class Version(NamedTuple):
+    """The code of a batch: what its tasks call besides their own arguments."""
+
+    number: int
+    function: int  # row number
+    fixed: str  # a JSON object: name -> digest of a shared object, in hex
+    record_result: bool
+
+
+class NewBatch(NamedTuple):
+    """A batch to be."""
+
+    name: str | None
+    lane: str
+    session: int
+    function: Function
+    fixed: dict[str, bytes]  # name -> digest of a shared object that is stored already
+    record_result: bool
+
+
+class SessionRow(NamedTuple):
+    """One life of a worker or queue."""
+
+    number: int  # 0 before it is registered
+    token: str  # random, unique
+    kind: str  # worker, queue or notebook (a queue of ``sitq.open``)
+    name: str
+    host: str
+    boot_id: str
+    pid_namespace: int
+    pid: int
+    start_ticks: int  # when its process started, in the kernel's clock ticks
+    concurrency: int
+    beat: int  # grows by one a second while it lives
+    started_at: int  # µs in UTC
+    made_with: str  # versions of Python, cloudpickle and sitq
+    ended: str | None = None  # None while it lives; "closed" or "died"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which tasks a verb is about. Conditions are combined with AND; none of them means every task.
+
+    Attributes
+    ----------
+    numbers : sequence of int or None
+        Row numbers.
+    lane, batch : optional
+        A lane's name, a batch's row number.
+    states : tuple of int
+        Stored numbers of states; empty means every state.
+    """
+
+    numbers: Sequence[int] | None = None
+    lane: str | None = None
+    batch: int | None = None
+    states: tuple[int, ...] = ()

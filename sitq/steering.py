@@ -1,0 +1,113 @@
+"""The verbs that steer tasks: each takes a selection, and returns how many tasks it changes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from sitq import checks
+from sitq.connected import Connected
+from sitq.durations import seconds
+from sitq.errors import (
+    InvalidArgument,
+)
+from sitq.models import MICROSECONDS, Waits
+from sitq.rows import Filter
+from sitq.selection import select
+
+if TYPE_CHECKING:
+    pass
+
+
+class Steering(Connected):
+    """Steers the tasks of a queue's lane, or of a selection."""
+
+    lane: str | None
+
+    async def cancel(self, selection: Any) -> int:
+        """Cancel tasks: pending ones at once; processing ones are told to stop, coroutines at once.
+
+        Parameters
+        ----------
+        selection : object
+            An id, ids, a Batch, results, a DataFrame or Series.
+
+        Returns
+        -------
+        int
+            How many tasks it changes; those that ended before are skipped.
+        """
+        await self._session_number()
+        return await self.backend.cancel(select(selection, self.backend.ids))
+
+    async def retry(self, selection: Any) -> int:
+        """Put failed and cancelled tasks back to pending, with fresh budgets; the old attempt is kept.
+
+        Returns
+        -------
+        int
+            How many tasks it changes; all others are skipped.
+        """
+        await self._session_number()
+        return await self.backend.retry(select(selection, self.backend.ids))
+
+    async def prioritize(self, selection: Any, priority: int) -> int:
+        """Change the priority of pending tasks, and return of how many."""
+        await self._session_number()
+        return await self.backend.prioritize(select(selection, self.backend.ids), checks.priority(priority))
+
+    async def pause(self, selection: Any = None) -> int:
+        """Hold tasks until :meth:`resume`.
+
+        Without a selection it sets a durable flag on this queue's lane that stops all claims, of new tasks too.
+
+        Returns
+        -------
+        int
+            How many pending tasks wait now that did not before.
+        """
+        await self._session_number()
+        if selection is not None:
+            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED, True)
+        changed = await self.backend.pause(self.lane, True)
+        return (await self.backend.counts(self.lane)).pending if changed else 0
+
+    async def resume(self, selection: Any = None) -> int:
+        """Let held tasks go: those of a selection, or without one the lane's flag and every hold.
+
+        Returns
+        -------
+        int
+            How many pending tasks may run now that might not before.
+        """
+        await self._session_number()
+        if selection is not None:
+            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED | Waits.LEFT, False)
+        pending = (await self.backend.counts(self.lane)).pending  # before, since they are claimed at once
+        let_go = await self.backend.hold(Filter(lane=self.lane), Waits.PAUSED | Waits.LEFT, False)
+        changed = await self.backend.pause(self.lane, False)
+        return pending if changed else let_go
+
+    async def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
+        """Delete tasks that have ended, with their results; never a live one.
+
+        Parameters
+        ----------
+        selection : optional
+            What to look at; default all tasks of this queue's lane.
+        older_than : float or str, optional
+            Only what finished so long ago, such as "7d".
+
+        Returns
+        -------
+        int
+            How many were deleted.
+        """
+        await self._session_number()
+        if selection is None and older_than is None:
+            raise InvalidArgument("purge() needs a selection or older_than; purge(older_than=0) deletes all that ended")
+        tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
+        before = None
+        if older_than is not None:
+            before = time.time_ns() // 1000 - round(seconds("older_than", older_than) * MICROSECONDS)
+        return await self.backend.purge(tasks, before)

@@ -1,0 +1,157 @@
+"""The blocking face of a batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from sitq import checks
+from sitq.batch import Batch
+from sitq.models import Result
+from sitq.plotting import Plots
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sitq.sync import SyncTaskQueue
+
+
+class SyncBatch:
+    """A :class:`Batch` whose verbs block.
+
+    Examples
+    --------
+    >>> with open_sync(":memory:", concurrency=2) as queue:
+    ...     batch = queue.map(pow, [(2, 5), (3, 2)], name="powers")
+    ...     batch.values()
+    powers: 2 new
+    [32, 9]
+    """
+
+    def __init__(self, queue: SyncTaskQueue, batch: Batch):
+        self._queue = queue
+        self.batch = batch
+
+    @property
+    def batch_number(self) -> int:
+        """Row number of the batch: what makes it a selection."""
+        return self.batch.batch_number
+
+    @property
+    def name(self) -> str | None:
+        """As given to ``map``."""
+        return self.batch.name
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.batch[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.batch)
+
+    def wait(self, timeout: float | str | None = None) -> bool:
+        """Show the bar and wait until every task has ended, or the time is up; return whether they have.
+
+        Parameters
+        ----------
+        timeout : float or str, optional
+            Seconds to wait at most.
+        """
+        return self._queue._call(self._wait(checks.wait_seconds(timeout)))
+
+    async def _wait(self, timeout: float | None) -> bool:
+        bar = self.batch._shown_bar()
+        try:
+            return await self.batch.wait(timeout)
+        finally:
+            await bar.finish()
+
+    def values(self, errors: Any = "raise") -> list[Any]:
+        """Wait for all tasks, and return their values; see :meth:`Batch.values`."""
+        return self._queue._call(self.batch.values(errors))
+
+    def results(self) -> list[Result]:
+        """Wait for all tasks, and return their Results."""
+        return self._queue._call(self.batch.results())
+
+    def as_completed(self) -> Iterator[Result]:
+        """Yield Results as tasks end; see :meth:`Batch.as_completed`."""
+        results = self.batch.as_completed()
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield self._queue._call(anext(results))
+
+    def to_frame(self, *, prefix: bool = True) -> pd.DataFrame:
+        """Return the tasks as a DataFrame, as they are now."""
+        return self._queue._call(self.batch.to_frame(prefix=prefix))
+
+    def failed(self) -> list[str]:
+        """Return the ids of the tasks that have failed."""
+        return self._queue._call(self.batch.failed())
+
+    def best(self, field: str = "", mode: Any = "max") -> Result:
+        """Return the Result of the best finished task; see :meth:`Batch.best`."""
+        return self._queue._call(self.batch.best(field, mode))
+
+    def cancel(self) -> int:
+        """Cancel what has not ended."""
+        return self._queue._call(self.batch.cancel())
+
+    def retry(self) -> int:
+        """Run failed and cancelled tasks again."""
+        return self._queue._call(self.batch.retry())
+
+    def prioritize(self, priority: int) -> int:
+        """Change the priority of what is pending."""
+        return self._queue._call(self.batch.prioritize(priority))
+
+    def pause(self) -> int:
+        """Hold what is pending."""
+        return self._queue._call(self.batch.pause())
+
+    def resume(self) -> int:
+        """Let go what is held."""
+        return self._queue._call(self.batch.resume())
+
+    def purge(self) -> int:
+        """Delete what has ended."""
+        return self._queue._call(self.batch.purge())
+
+    @property
+    def plot(self) -> SyncPlots:
+        """Plots of the batch."""
+        return SyncPlots(self._queue, self.batch.plot)
+
+    def __repr__(self) -> str:
+        return repr(self.batch).replace("<Batch", "<SyncBatch", 1)
+
+
+class SyncPlots:
+    """Plots of a batch, drawn in the calling thread."""
+
+    def __init__(self, queue: SyncTaskQueue, plots: Plots):
+        self._queue = queue
+        self._plots = plots
+
+    def _draw(self, name: str, *args: Any, **settings: Any) -> Any:
+        from sitq.notebook import plots
+
+        return getattr(plots, name)(self._queue._call(self._plots._frame()), *args, **settings)
+
+    def durations(self, ax: Any = None, by: str | None = None) -> Any:
+        """Draw a histogram of run times."""
+        return self._draw("durations", ax=ax, by=by)
+
+    def timeline(self, ax: Any = None) -> Any:
+        """Draw who ran when."""
+        return self._draw("timeline", ax=ax)
+
+    def heatmap(self, x: str, y: str, value: str, ax: Any = None, agg: str = "mean") -> Any:
+        """Draw a value over two parameters."""
+        return self._draw("heatmap", x, y, value, ax=ax, agg=agg)
