@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 WORKER = """
 import asyncio, sys
 import sitq
-from sitq import session
+from sitq import liveness, session
 from sitq.backends import working
 
 {patches}
@@ -30,13 +30,13 @@ async def main():
 
 asyncio.run(main())
 """
-ON_ANOTHER_HOST = """session.here = lambda: session.Place("another host", "its boot", 1)\n"""
+ON_ANOTHER_HOST = """session.here = lambda: liveness.Place("another host", "its boot", 1)\n"""
 DEAF = """session.HeartThread._beat = lambda *given: None\n"""  # so it does not notice that it was declared dead
 UNFENCED = """
 for n, sql in working.DONE.items():
     working.DONE[n] = sql.partition(" AND tasks.state = 1")[0] + " AND ? IS NOT NULL"
 """
-ROBBER = """session.Observer.dead = lambda self, sessions, now: [one.number for one in sessions]\n"""
+ROBBER = """liveness.Observer.dead = lambda self, sessions, now: [one.number for one in sessions]\n"""
 
 
 def start_worker(folder: Path, *patches: str, lease: float = 30.0, slots: int = 1) -> subprocess.Popen[str]:

@@ -89,7 +89,10 @@ async def test_a_loop_that_is_blocked_for_three_leases_keeps_its_beat_also_for_a
     lease = 2.0
     backend = sitq.SQLiteBackend(tmp_path / "kernel.db", lease=lease)
     async with kernel(python, tmp_path) as one, sitq.TaskQueue(backend) as queue:
-        elsewhere = "from sitq import session\nsession.here = lambda: session.Place('another host', 'its boot', 1)\n"
+        elsewhere = (
+            "from sitq import liveness, session\n"
+            "session.here = lambda: liveness.Place('another host', 'its boot', 1)\n"
+        )
         await one.run(elsewhere + OPEN)
         await one.run("batch = await queue.map(nap, [0.5] * 4, name='naps'); await asyncio.sleep(0.1)")
 
