@@ -697,7 +697,8 @@ NTH = """
 import asyncio, os, sqlite3, sys
 from sitq.backends import connecting
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.models import COMPLETED, PENDING, Filter, Waits
+from sitq.models import COMPLETED, PENDING, Waits
+from sitq.rows import Filter
 from tests.storage import again, claim_one, completed, lose, new_batch, new_tasks, registered, true_counts
 
 folder, before = sys.argv[1], sys.argv[2] == "before"
