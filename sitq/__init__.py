@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from sitq.backends.base import Backend as Backend
     from sitq.backends.sqlite import SQLiteBackend as SQLiteBackend
     from sitq.batch import Batch as Batch
+    from sitq.distributions import loguniform as loguniform
+    from sitq.errors import CodeChanged as CodeChanged
     from sitq.errors import Interrupted as Interrupted
     from sitq.errors import SitqError as SitqError
+    from sitq.errors import StaleResults as StaleResults
     from sitq.errors import TaskFailed as TaskFailed
     from sitq.errors import TaskNotFound as TaskNotFound
+    from sitq.grids import grid as grid
+    from sitq.grids import labels as labels
     from sitq.models import Counts as Counts
     from sitq.models import Result as Result
     from sitq.models import Status as Status
     from sitq.models import Task as Task
     from sitq.notebook import plots as plots
     from sitq.opening import open as open
-    from sitq.params import grid as grid
     from sitq.queue import TaskQueue as TaskQueue
+    from sitq.reading import read as read
     from sitq.retry import RetryPolicy as RetryPolicy
     from sitq.serialization import CloudpickleSerializer as CloudpickleSerializer
     from sitq.serialization import JSONSerializer as JSONSerializer
@@ -42,6 +47,7 @@ _HOME = {
     "Backend": "backends.base",
     "Batch": "batch",
     "CloudpickleSerializer": "serialization",
+    "CodeChanged": "errors",
     "Counts": "models",
     "Interrupted": "errors",
     "JSONSerializer": "serialization",
@@ -49,6 +55,7 @@ _HOME = {
     "RetryPolicy": "retry",
     "SQLiteBackend": "backends.sqlite",
     "SitqError": "errors",
+    "StaleResults": "errors",
     "Status": "models",
     "SyncTaskQueue": "sync",
     "Task": "models",
@@ -56,10 +63,13 @@ _HOME = {
     "TaskNotFound": "errors",
     "TaskQueue": "queue",
     "Worker": "worker",
-    "grid": "params",
+    "grid": "grids",
+    "labels": "grids",
+    "loguniform": "distributions",
     "open": "opening",
     "open_sync": "sync",
     "plots": "notebook.plots",
+    "read": "reading",
 }
 
 # `open` is public too, but `from sitq import *` must not shadow the builtin.
@@ -67,6 +77,7 @@ __all__ = [  # found by __getattr__
     "Backend",
     "Batch",
     "CloudpickleSerializer",
+    "CodeChanged",
     "Counts",
     "Interrupted",
     "JSONSerializer",
@@ -74,6 +85,7 @@ __all__ = [  # found by __getattr__
     "RetryPolicy",
     "SQLiteBackend",
     "SitqError",
+    "StaleResults",
     "Status",
     "SyncTaskQueue",
     "Task",
@@ -82,8 +94,11 @@ __all__ = [  # found by __getattr__
     "TaskQueue",
     "Worker",
     "grid",
+    "labels",
+    "loguniform",
     "open_sync",
     "plots",
+    "read",
 ]
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import time
 from array import array
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from sitq import checks
 from sitq.awaiting import reader
-from sitq.errors import InvalidArgument, TaskNotFound, bad_value, nearest
+from sitq.errors import InvalidArgument, TaskNotFound, bad_type, bad_value, nearest
+from sitq.history import history
 from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
 from sitq.plotting import Plots
@@ -43,12 +45,24 @@ class Batch:
         As given to ``map``.
     """
 
-    def __init__(self, queue: TaskQueue, number: int, name: str | None, lane: str, numbers: Sequence[int]):
+    def __init__(
+        self,
+        queue: TaskQueue,
+        number: int,
+        name: str | None,
+        lane: str,
+        numbers: Sequence[int],
+        *,
+        kept: int = 0,
+        mapped_at: int = 0,
+    ):
         self.queue = queue
         self.name = name
         self.lane = lane
         self.batch_number = number
         self._numbers = array("q", numbers)
+        self._kept = kept  # tasks that had ended before its map took it up
+        self._mapped_at = mapped_at  # µs in UTC
         self._bar: Bar | None = None
         self._progress = Progress(self)
 
@@ -69,14 +83,8 @@ class Batch:
         return True  # a batch without rows is a batch
 
     @property
-    def title(self) -> str:
-        """The batch's name, or a made-up one."""
+    def _title(self) -> str:
         return self.name or f"batch {self.batch_number}"
-
-    def say(self, what: str) -> None:
-        """Print the one line of a map, unless progress is turned off."""
-        if os.environ.get("SITQ_PROGRESS") != "off":
-            print(f"{self.title}: {what}")
 
     # ---- waiting ----
     def __await__(self) -> Generator[Any, None, Batch]:
@@ -95,7 +103,13 @@ class Batch:
         if self._bar is None:
             self._bar = Bar(
                 self._progress.look,
-                {"pause": self.pause, "resume": self.resume, "cancel": self.cancel, "retry": self.retry},
+                {
+                    "pause": self.pause,
+                    "resume": self.resume,
+                    "cancel": self.cancel,
+                    "retry": self.retry,
+                    "rerun": partial(self.rerun, stale=True),
+                },
                 first=self._progress.last,
             )
         self._bar.show()
@@ -119,9 +133,7 @@ class Batch:
         Interrupted
             The kernel was interrupted. The tasks go on.
         """
-        from sitq.checks import wait_seconds
-
-        seconds = wait_seconds(timeout)
+        seconds = checks.wait_seconds(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         await self.queue._session_number()
         with Watch(self) as watch, interruptible(self._interrupted):
@@ -134,7 +146,7 @@ class Batch:
                 await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic()))
 
     def _interrupted(self) -> str:
-        return f"the tasks of {self.title} go on. `await batch` waits again; `await batch.cancel()` stops them"
+        return f"the tasks of {self._title} go on. `await batch` waits again; `await batch.cancel()` stops them"
 
     async def _counts(self) -> Counts:
         return await self.queue.backend.counts(batch=self.batch_number)
@@ -220,13 +232,44 @@ class Batch:
 
     # ---- snapshots ----
     @reader("df = await batch.to_frame()")
-    async def to_frame(self, *, prefix: bool = True) -> pd.DataFrame:
-        """Return the tasks as a DataFrame in the order of the rows, as they are now; see :meth:`TaskQueue.to_frame`."""
-        frame: pd.DataFrame = await self.queue.to_frame(self, prefix=prefix)
+    async def to_frame(self, *, prefix: bool = True, asked: bool = True) -> pd.DataFrame:
+        """Return the tasks as a DataFrame in the order of the rows, as they are now; see :meth:`TaskQueue.to_frame`.
+
+        Parameters
+        ----------
+        prefix : bool
+            False names ``param.C`` just ``C`` where that is unambiguous.
+        asked : bool
+            False adds the tasks that earlier maps of this name asked for, and the last one did not; the column
+            ``asked`` tells them apart.
+        """
+        if type(asked) is not bool:
+            raise bad_type("asked", asked, "True or False")
+        rows = await self.queue._records(Filter(batch=self.batch_number, asked=asked))
+        if asked:
+            rows = [row for row in rows if row.asked]
+        rows.sort(key=lambda row: (row.position is None, row.position))  # those not asked for at the end
+        frame = self.queue._frame(rows, prefix)
         ended = int((frame["finished_at"].notna()).sum())
         if ended < len(frame):
             print(f"{ended:,} of {len(frame):,} finished")
         return frame
+
+    @reader("df = await batch.versions()")
+    async def versions(self) -> pd.DataFrame:
+        """Return the code of the batch over time, oldest first.
+
+        Returns
+        -------
+        DataFrame
+            Index ``version``; when it was first mapped, whether it is the ``current`` one, how many ``tasks`` ran or
+            will run it last, your ``label`` for it, what ``changed`` in one line, the ``difference`` as text, and
+            ``untracked``: what the function uses and no version follows.
+        """
+        from sitq.notebook.frames import version_frame
+
+        await self.queue._session_number()
+        return version_frame(history(await self.queue.backend.versions(self.batch_number)))
 
     @reader("ids = await batch.failed()")
     async def failed(self) -> list[str]:
@@ -257,7 +300,7 @@ class Batch:
         backend = self.queue.backend
         rows = await backend.tasks(Filter(batch=self.batch_number, states=(COMPLETED,)))
         if not rows:
-            raise InvalidArgument(f"nothing of {self.title} has finished yet, so nothing is best")
+            raise InvalidArgument(f"nothing of {self._title} has finished yet, so nothing is best")
         field = field.removeprefix("result.") if field != "result" else ""
         best: int | None = None
         value = 0.0
@@ -283,9 +326,41 @@ class Batch:
         """Cancel what has not ended; see :meth:`TaskQueue.cancel`."""
         return await self.queue.cancel(self)
 
-    async def retry(self) -> int:
-        """Run failed and cancelled tasks again; see :meth:`TaskQueue.retry`."""
-        return await self.queue.retry(self)
+    async def retry(self, func: Callable[..., Any] | None = None) -> int:
+        """Run failed and cancelled tasks again, with another function if one is given; see :meth:`TaskQueue.retry`."""
+        return await self.queue.retry(self, func)
+
+    async def rerun(self, *, stale: bool = False) -> int:
+        """Run completed tasks again with the code of the last map; see :meth:`TaskQueue.rerun`.
+
+        Parameters
+        ----------
+        stale : bool
+            True: only those that other code made.
+        """
+        if type(stale) is not bool:
+            raise bad_type("stale", stale, "True or False")
+        if not stale:
+            return await self.queue.rerun(self)
+        await self.queue._session_number()
+        backend = self.queue.backend
+        return await backend.rerun(Filter(numbers=[number for number, _ in await backend.stale(self.batch_number)]))
+
+    async def rename(self, name: str) -> None:
+        """Give the batch another name; its ``map`` finds it by that from now on.
+
+        Raises
+        ------
+        BatchExists
+            A batch of this name exists.
+        InvalidArgument
+            The batch was mapped without a name: its rows have no identity, by which a map would find them again.
+        """
+        if self.name is None:
+            raise InvalidArgument(f"{self._title} was mapped without a name, so no map can find its rows again")
+        await self.queue._session_number()
+        await self.queue.backend.rename(self.batch_number, checks.text("name", name))
+        self.name = name
 
     async def prioritize(self, priority: int) -> int:
         """Change the priority of what is pending; see :meth:`TaskQueue.prioritize`."""
@@ -312,10 +387,10 @@ class Batch:
     def __repr__(self) -> str:
         last = self._progress.last
         if last is None:
-            return f"<Batch {self.title!r} of {len(self):,} tasks>"
+            return f"<Batch {self._title!r} of {len(self):,} tasks>"
         counts = last.counts
         failed = f", {counts.failed:,} failed" if counts.failed else ""
-        return f"<Batch {self.title!r}: {counts.finished:,} done{failed}, {counts.left:,} left of {counts.total:,}>"
+        return f"<Batch {self._title!r}: {counts.finished:,} done{failed}, {counts.left:,} left of {counts.total:,}>"
 
     def _ipython_display_(self) -> None:
         """Show the live bar as the last line of a cell; never waits, never reads."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-import traceback as tracebacks
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sitq.errors import (
     DeserializationError,
@@ -19,9 +19,11 @@ from sitq.packing import MAX_BYTES
 from sitq.params import fields_of
 from sitq.retry import qualified_name
 from sitq.serialization import Serializer
+from sitq.tracebacks import clean, traceback_text
 
 MAX_TEXT = 16_000  # characters of a stored traceback
 MAX_MESSAGE = 2_000
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class Call:
     load: Callable[[bytes], bytes]  # digest -> bytes; waits, so never called in a loop
     record_result: bool
     made_with: str = ""
+    loaded: tuple[Callable[..., Any], dict[str, Any]] | None = None  # the function and the fixed arguments, as objects
 
 
 @dataclass(slots=True)
@@ -53,48 +56,87 @@ class Outcome:
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # monotonic, beside the function
     was_cancelled: bool = False  # ended by a CancelledError
+    unavailable: bool = False  # did not run, since the store was gone: the claim goes back
+
+
+class Unavailable(Exception):
+    """What a call needs cannot be had, since the store is gone or closed: no fault of the call."""
 
 
 class Loader:
-    """Turns the bytes of calls into objects, once for each function and shared object of a process."""
+    """Turns the bytes of calls into objects, once for each function and shared object of a process.
+
+    A call holds what was loaded for it, so that it is there when the call runs, whatever was forgotten meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._functions: Once[Callable[..., Any]] = Once()
+        self._shared: Once[Any] = Once()
+
+    def has(self, call: Call) -> bool:
+        """Whether nothing of this call but its arguments needs loading; never waits."""
+        if call.loaded is None:
+            try:
+                fixed = {name: self._shared[digest] for name, digest in call.shared.items()}
+                call.loaded = self._functions[call.function_digest], fixed
+            except KeyError:
+                return False
+        return True
+
+    def prepare(self, call: Call) -> None:
+        """Load function and shared objects; may import modules and wait, so never called in a loop."""
+        if not self.has(call):
+            loads = call.serializer.loads
+            function = self._functions.get_or_make(
+                call.function_digest, lambda digest: call.serializer.load_function(call.function)
+            )
+            fixed = {
+                name: self._shared.get_or_make(digest, lambda digest: loads(call.load(digest)))
+                for name, digest in call.shared.items()
+            }
+            call.loaded = function, fixed
+
+    def open(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return function and arguments; raises DeserializationError or Unavailable."""
+        try:
+            self.prepare(call)
+            args, kwargs = call.serializer.loads(call.arguments)
+        except DeserializationError as error:
+            raise DeserializationError(f"{error}{_versions_hint(call)}") from error
+        assert call.loaded is not None  # prepared
+        function, fixed = call.loaded
+        return function, args, {**fixed, **kwargs} if fixed else kwargs
+
+
+class Once(dict[bytes, T]):
+    """The newest objects by digest. Each is made by the first thread that asks; the others wait for it.
+
+    Else each thread that starts at the same time would load its own copy of an object of a gigabyte.
+    """
 
     KEPT = 64
 
     def __init__(self) -> None:
-        self._functions: dict[bytes, Callable[..., Any]] = {}
-        self._shared: dict[bytes, Any] = {}
+        super().__init__()
+        self._making: dict[bytes, threading.Lock] = {}  # one for each object, so that none waits for another one
+        self._lock = threading.Lock()
 
-    def has(self, call: Call) -> bool:
-        """Whether nothing of this call but its arguments needs loading."""
-        if call.function_digest not in self._functions:
-            return False
-        return not call.shared or all(digest in self._shared for digest in call.shared.values())
-
-    def prepare(self, call: Call) -> None:
-        """Load function and shared objects; may import modules, so never called in a loop."""
-        if call.function_digest not in self._functions:
-            _keep(self._functions, call.function_digest, call.serializer.load_function(call.function), self.KEPT)
-        for digest in call.shared.values():
-            if digest not in self._shared:
-                _keep(self._shared, digest, call.serializer.loads(call.load(digest)), self.KEPT)
-
-    def open(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Return function and arguments; raises DeserializationError."""
-        try:
-            if not self.has(call):
-                self.prepare(call)
-            args, kwargs = call.serializer.loads(call.arguments)
-        except DeserializationError as error:
-            raise DeserializationError(f"{error}{_versions_hint(call)}") from error
-        if call.shared:
-            kwargs = {**{name: self._shared[digest] for name, digest in call.shared.items()}, **kwargs}
-        return self._functions[call.function_digest], args, kwargs
-
-
-def _keep(cache: dict[bytes, Any], key: bytes, value: Any, most: int) -> None:
-    while len(cache) >= most:
-        cache.pop(next(iter(cache)))
-    cache[key] = value
+    def get_or_make(self, digest: bytes, make: Callable[[bytes], T]) -> T:
+        """Return the object of a digest, which is made if it is not here."""
+        with self._lock:
+            making = self._making.setdefault(digest, threading.Lock())
+        with making:
+            try:
+                return self[digest]
+            except KeyError:
+                pass
+            made = make(digest)
+            with self._lock:
+                while len(self) >= self.KEPT:
+                    del self[next(iter(self))]
+                self[digest] = made
+                self._making.pop(digest, None)
+            return made
 
 
 def _versions_hint(call: Call) -> str:
@@ -131,10 +173,6 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
     while skip and trace is not None:  # our own frames
         trace, skip = trace.tb_next, skip - 1
     try:
-        text = "".join(tracebacks.format_exception(kind, error, trace))
-    except BaseException:  # a broken __str__ or __notes__ raises what it likes
-        text = "".join(tracebacks.format_tb(trace)) + kind.__qualname__
-    try:
         message = str(error)
     except BaseException:
         message = f"<{kind.__qualname__} whose __str__ fails>"
@@ -143,18 +181,11 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
         error_type=kind.__qualname__,
         error_bases=tuple(qualified_name(base) for base in kind.__mro__ if base is not object),
         error=clean(message, MAX_MESSAGE),
-        traceback=clean(text, MAX_TEXT),
+        traceback=traceback_text(error, trace, MAX_TEXT),
         started_at=started_at,
         duration_s=duration_s,
+        unavailable=isinstance(error, Unavailable),
     )
-
-
-def clean(text: str, most: int) -> str:
-    """Make any text storable: no NUL, no lone surrogates, cut in the middle."""
-    if len(text) > most:
-        half = most // 2
-        text = f"{text[:half]}\n… {len(text) - 2 * half} characters more …\n{text[-half:]}"
-    return text.replace("\0", "�").encode("utf-8", "replace").decode()
 
 
 def run(loader: Loader, call: Call) -> Outcome:

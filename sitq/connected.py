@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from sitq.backends.base import Backend
-from sitq.errors import ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
+from sitq.errors import BackendMoved, ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
 from sitq.events import Results
 from sitq.loops import Tick, call_in_loop, in_kernel
 from sitq.session import Session, begin_session
@@ -73,8 +73,8 @@ class Connected:
         if self._loop is not loop:
             if self._loop is not None and os.getpid() != self._pid:
                 raise ForkedQueue(
-                    "this queue was opened before a fork, which connections do not survive: make another TaskQueue in"
-                    " the child"
+                    "this queue was opened before a fork, which connections do not survive: start the child by"
+                    " multiprocessing's 'spawn' or by subprocess, or fork before the queue is opened"
                 )
             if self._loop is not None and not self._loop.is_closed():
                 raise WrongEventLoop(
@@ -176,6 +176,8 @@ class Connected:
                     self._renewing.cancel()
                 try:
                     await session.end()
+                except BackendMoved as error:  # its file is gone, and the session with it
+                    log.warning("sitq: a queue was closed whose file is gone: %s", error)
                 finally:
                     await self.backend.close()
             await self._close_what_is_left_open()

@@ -24,6 +24,7 @@
         ├── BackendFull                   … has no space left
         ├── BackendCorrupt                … is damaged
         ├── BackendMoved                  … was deleted, replaced or moved while open
+        ├── CommitUnknown                 … failed so that nobody knows whether the last write is stored
         ├── NotASitqDatabase              … belongs to another program
         └── SchemaTooNew                  … was written by a newer sitq
 
@@ -63,6 +64,14 @@ class BatchNotFound(SitqError, LookupError):
 
 class BatchExists(SitqError, ValueError):
     """A name that a batch of this database has already."""
+
+
+class CodeChanged(SitqError, RuntimeError):
+    """A batch was made by other code, and ``on_change="raise"``."""
+
+
+class StaleResults(UserWarning):
+    """Results that other code made than the code as it is now."""
 
 
 class TaskFailed(SitqError, RuntimeError):
@@ -145,6 +154,10 @@ class BackendCorrupt(BackendError):
 
 class BackendMoved(BackendError):
     """The database was deleted, replaced or moved while it was open."""
+
+
+class CommitUnknown(BackendError):
+    """The disk failed while a write was committed: whether it is stored is unknown."""
 
 
 class NotASitqDatabase(BackendError):

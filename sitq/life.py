@@ -10,16 +10,18 @@ from functools import partial
 from typing import Any
 
 from sitq.backends.base import Backend
-from sitq.call import Outcome
-from sitq.errors import BackendError, SitqError, WrongEventLoop
+from sitq.call import Outcome, Unavailable
+from sitq.errors import BackendError, BackendMoved, QueueClosed, SitqError, WrongEventLoop
 from sitq.executors.base import Executor, running_in
-from sitq.loops import call_in_loop
+from sitq.loops import call_in_loop, exiting
 from sitq.serialization import Serializer
 from sitq.session import Session, begin_session
 from sitq.slots import Slots
 from sitq.unpacking import AGAIN_S
 
 log = logging.getLogger("sitq")
+
+LAST_STORE_S = 2.0  # how long a stop whose grace is over waits for results that have ended to be stored
 
 
 class Life:
@@ -29,6 +31,11 @@ class Life:
     ----------
     concurrency : callable
         Gives the number of slots as it is now.
+
+    Attributes
+    ----------
+    gone : Exception or None
+        Why it ended by itself: the store is gone.
     """
 
     def __init__(
@@ -45,13 +52,16 @@ class Life:
         self.name = name
         self.lanes = lanes
         self.loop = asyncio.get_running_loop()
-        self.slots = Slots(backend, executor, serializer, name)
+        self.slots = Slots(backend, executor, serializer, name, self._end_for)
+        self.gone: Exception | None = None
         self.lingering: asyncio.Task[None] | None = None  # after a grace, while threads still run
         self._concurrency = concurrency
         self._session: Session
         self._storing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._given = 0  # slots of the claimer
         self._paused = False
 
     @property
@@ -62,15 +72,17 @@ class Life:
     def _alive(self) -> bool:
         return self._storing is not None and not self._storing.done() and not self.loop.is_closed()
 
+    def _beats(self) -> bool:
+        return self._alive() or self.gone is not None  # where the store is gone, no session can be ended
+
     # ---- begin ----
-    async def begin(self) -> None:
+    async def begin(self, says_what_waits: bool) -> None:
         """Open the store, register a session, and claim."""
         await self.backend.open()
         try:
             await self.executor.open(self._delivered)
             try:
                 self._storing = self.loop.create_task(self.slots.store_for_ever(), name=f"sitq-worker-{self.name}")
-                self._storing.add_done_callback(self._storing_ended)
                 self.backend.listeners.add(self.slots.heard)
                 await self._begin_session()
             except BaseException:
@@ -82,6 +94,21 @@ class Life:
         except BaseException:
             await self.backend.close()
             raise
+        if says_what_waits:
+            self.slots.spawn(self._say_what_waits())
+
+    async def _say_what_waits(self) -> None:
+        """Say what this worker will not run until somebody lets it go; it would wait beside it in silence."""
+        backend = self.backend
+        try:
+            held = sum([await backend.held(lane) for lane in self.lanes])
+            paused = {lane: await backend.counts(lane) for lane in self.lanes if await backend.paused(lane)}
+        except SitqError:  # the worker runs all the same
+            return
+        told = [f"{held:,} tasks are held (left by an earlier kernel, or paused)"] if held else []
+        told += [f"lane {lane!r} is paused with {counts.pending:,} pending tasks" for lane, counts in paused.items()]
+        if told:
+            log.warning("sitq: worker %s: %s; `await queue.resume()` lets them go", self.name, ", ".join(told))
 
     async def _begin_session(self) -> None:
         self._session = await begin_session(
@@ -89,14 +116,17 @@ class Life:
             "worker",
             self.name,
             self._slots_now(),
-            alive=self._alive,
+            alive=self._beats,
             lost=partial(self._soon, self._lost),
             cancelled=partial(self._soon, self.slots.cancel),
         )
-        claimer = self.slots.serve(self._session.number, self.lanes, self._slots_now())
+        self._given = self._slots_now()
+        claimer = self.slots.serve(self._session.number, self.lanes, self._given)
         claimer.paused = self._paused
         if not self.slots.stopping:
             self.backend.attach(claimer)
+        if self._given != self._session.row.concurrency:  # it was set meanwhile
+            await self._tell_slots()
 
     def _soon(self, what: Callable[[Any], None], argument: Any) -> None:
         """Do something in the worker's loop, from any thread."""
@@ -106,10 +136,26 @@ class Life:
         return self._concurrency() if self.executor.slots is None else self.executor.slots
 
     # ---- while it runs ----
-    def resize(self, more: int) -> None:
-        """Have more slots, or with a negative number fewer."""
-        if self.executor.slots is None and more:
+    def resize(self) -> None:
+        """Have as many slots as the concurrency is now. From any thread."""
+        if asyncio._get_running_loop() is self.loop:
+            self._resize()
+        else:
+            call_in_loop(self.loop, self._resize)
+
+    def _resize(self) -> None:
+        more = self._slots_now() - self._given
+        if more and self.is_running:
+            self._given += more
             self.backend.more(self.slots.claimer, more)
+            self._telling = self.loop.create_task(self._tell_slots())
+
+    async def _tell_slots(self) -> None:
+        """Say in the session's row how many slots there are, for bars and frames."""
+        try:
+            await self.backend.update_session(self._session.number, self._given)
+        except SitqError as error:
+            log.warning("sitq: the new concurrency of worker %s will not be shown: %s", self.name, error)
 
     @property
     def paused(self) -> bool:
@@ -126,27 +172,43 @@ class Life:
         going_down = self._storing is not None and (self._storing.done() or self._storing.cancelling() > 0)
         self.slots.delivered(outcomes, going_down)
 
-    def _storing_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("sitq: worker %s ends: %s", self.name, error, exc_info=error)
-
     def _lost(self, error: SitqError | None) -> None:
         """Drop the claims of a session that others declared dead, and begin a new one."""
+        if error is not None:
+            self._end_for(error)
         if self.slots.over:
             return
         self.backend.detach(self.slots.claimer)
-        if error is not None:
-            log.error("sitq: worker %s stops: %s", self.name, error)
-            return
         log.warning("sitq: worker %s was declared dead; it drops its claims and goes on anew", self.name)
         self.slots.lose()
         if not self.slots.stopping:
             self._renewing = self.loop.create_task(self._begin_again())
 
+    def _end_for(self, error: Exception) -> None:
+        """End by itself: the store is gone, so that nothing can be claimed or stored any more."""
+        if self.slots.over or exiting():  # an exit closes the store, and ends the session then
+            return
+        self.gone = error
+        unsaved = self.slots.unsaved
+        log.error(
+            "sitq: worker %s ends%s: %s",
+            self.name,
+            f", and {unsaved} results are lost" if unsaved else "",
+            error,
+            exc_info=None if isinstance(error, SitqError | Unavailable) else error,
+        )
+        self._claim_no_more()
+        self.slots.drop()
+        if self.lingering is None:
+            self.lingering = self.loop.create_task(self._finish_once())
+
     async def _begin_again(self) -> None:
         while not self.slots.stopping:
             try:
                 await self._begin_session()
+                return
+            except (BackendMoved, QueueClosed) as error:
+                self._end_for(error)
                 return
             except BackendError as error:
                 log.warning("sitq: worker %s cannot register, will try again: %s", self.name, error)
@@ -180,6 +242,9 @@ class Life:
             if await self._give_up():
                 self._linger_soon()
                 return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_STORE_S):
+                    await self.slots.stored()  # what ended before the grace did; it may be in the middle of a commit
         await self._finish_once()
 
     def retire(self) -> None:
@@ -215,7 +280,7 @@ class Life:
     async def _finish(self) -> None:
         await self.slots.finish()
         if not self.loop.is_closed():
-            for task in (self._renewing, self._storing):
+            for task in (self._renewing, self._telling, self._storing):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError, SitqError):
@@ -225,7 +290,8 @@ class Life:
         try:
             await self._session.end()
         except SitqError as error:  # others will see that it ended
-            log.warning("sitq: the session of worker %s could not be ended: %s", self.name, error)
+            if self.gone is None:
+                log.warning("sitq: the session of worker %s could not be ended: %s", self.name, error)
         finally:
             await self.executor.close()
             await self.backend.close()

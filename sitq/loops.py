@@ -36,6 +36,11 @@ def in_kernel() -> bool:
     return shell is not None and getattr(shell, "kernel", None) is not None
 
 
+def exiting() -> bool:
+    """Whether the interpreter shuts down: from here on, calls may fail for that alone."""
+    return threading._SHUTTING_DOWN or sys.is_finalizing()  # type: ignore[attr-defined]  # private; held by a test
+
+
 class Tick:
     """Keeps a loop waking every quarter of a second, so that each await in it can be interrupted."""
 

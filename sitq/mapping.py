@@ -1,4 +1,4 @@
-"""How rows become the tasks of a batch."""
+"""Map: rows become the tasks of a batch, written in chunks, acked with the last one."""
 
 from __future__ import annotations
 
@@ -7,51 +7,131 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.batch import Batch
-from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, nearest
-from sitq.params import params_of
-from sitq.rows import NewBatch, NewCall, NewTasks, Options
+from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, bad_value, nearest
+from sitq.history import code_of
+from sitq.identity import Identity
+from sitq.params import params_of, unlabelled
+from sitq.rows import NewBatch, NewCall, NewVersion, Options
 from sitq.selection import is_pandas
+from sitq.serialization import Serializer
+from sitq.taking import Taking, begin
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
 
-MAX_SHARED = 900_000_000  # bytes; SQLite's limit of a value is 10**9
-CHUNK = 10_000  # rows in one write
-TURN_S = 0.002  # packing rows leaves the loop to others this often
+TURN_S = 5e-3  # after so long the loop gets a turn
+MAX_SHARED = 900_000_000  # of a fixed object: SQLite takes a billion bytes in one value
+ON_CHANGE = ("unfinished", "all", "nothing", "raise")
+WAYS = "'unfinished', 'all', 'nothing' or 'raise'"
 
 Row = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The keywords of a map; see :meth:`TaskQueue.map`."""
+
+    fixed: dict[str, Any] | None = None
+    name: str | None = None
+    on_change: str = "unfinished"
+    ignore: str | Iterable[str] = ()
+    identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None
+    retry_failed: bool = False
+    version: str | None = None
+    record_params: bool = True
+    record_result: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            checks.text("name", self.name)
+        if self.version is not None:
+            checks.text("version", self.version)
+        if not isinstance(self.on_change, str):
+            raise bad_type("on_change", self.on_change, WAYS)
+        if self.on_change not in ON_CHANGE:
+            raise InvalidArgument(f"{bad_value('on_change', self.on_change, WAYS)}{nearest(self.on_change, ON_CHANGE)}")
+        for flag in ("retry_failed", "record_params", "record_result"):
+            if type(getattr(self, flag)) is not bool:
+                raise bad_type(flag, getattr(self, flag), "True or False")
+        if self.name is None:
+            given = {
+                "on_change": self.on_change != "unfinished",
+                "ignore": not (isinstance(self.ignore, tuple | list | set | frozenset) and not self.ignore),
+                "identity": self.identity is not None,
+                "retry_failed": self.retry_failed,
+                "version": self.version is not None,
+            }
+            for word, is_given in given.items():
+                if is_given:
+                    raise InvalidArgument(
+                        f"{word} is for batches that are found again, and those have a name: give map(…, name=…) too"
+                    )
+
+
 async def map_rows(
-    queue: TaskQueue,
-    options: Options,
-    func: Callable[..., Any],
-    rows: Iterable[Any],
-    *,
-    fixed: dict[str, Any] | None,
-    name: str | None,
-    record_params: bool,
-    record_result: bool,
+    queue: TaskQueue, options: Options, func: Callable[..., Any], rows: Iterable[Any], settings: Settings
 ) -> Batch:
-    """Store one task for each row; see :meth:`TaskQueue.map`."""
-    if name is not None:
-        checks.text("name", name)
-    for flag, value in (("record_params", record_params), ("record_result", record_result)):
-        if type(value) is not bool:
-            raise bad_type(flag, value, "True or False")
+    """Store the rows as a batch with these options, or take up the batch of this name; see :meth:`TaskQueue.map`."""
     function = queue.packer.function(func)
-    fixed = checked_fixed(func, fixed)
+    fixed = checked_fixed(func, settings.fixed)
+    points = None
+    if settings.name is not None:
+        points = Identity(func, fixed, settings.ignore, settings.identity)
     listed = iterate(rows)
     session = await queue._session_number()
-    backend = queue.backend
-    shared: dict[str, tuple[bytes, bytes]] = {}  # name -> digest, payload
+    shared = packed(queue.serializer, fixed)  # name -> digest, payload
+    digests = {name: digest for name, (digest, _) in shared.items()}
+    version = NewVersion(function, code_of(func, settings.version), digests, settings.record_result)
+    began_at = time.time_ns() // 1000
+    start = await begin(queue, NewBatch(settings.name, options.lane, session, version))
+    try:
+        taking = Taking(queue, options, session, start, version, dict(shared.values()))
+        if start.version is None:
+            assert settings.name is not None  # only such are found again
+            await taking.take_up(settings.name, settings.on_change, settings.retry_failed)
+        fit = Fit(func, queue.packer.check_fit, fixed)
+        turn = time.perf_counter()
+        for position, row in enumerate(listed):
+            try:
+                args, kwargs = fit.call(row)
+                place, known = taking.place(None if points is None else points.of(args, kwargs), position)
+                if taking.takes(known):
+                    params = params_of(fit.named(args, kwargs)) if settings.record_params else None
+                    args, kwargs = bare(args, kwargs)
+                    taking.add(known, NewCall(queue.packer.arguments(func, args, kwargs), params, place))
+            except SitqError as error:
+                error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
+                raise
+            await taking.write_full_chunk()
+            if time.perf_counter() - turn > TURN_S:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+        await taking.end()
+    except BaseException:
+        await asyncio.shield(queue.backend.give_up_map(start.batch, session))
+        raise
+    kept, at = (taking.kept, began_at) if start.version is None else (0, 0)
+    made = Batch(queue, start.batch, settings.name, options.lane, taking.numbers, kept=kept, mapped_at=at)
+    await taking.tell(made._title)
+    return made
+
+
+def bare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
+    """Take the labels off parameters."""
+    return tuple(map(unlabelled, args)), {name: unlabelled(value) for name, value in kwargs.items()}
+
+
+def packed(serializer: Serializer, fixed: Mapping[str, Any]) -> dict[str, tuple[bytes, bytes]]:
+    """Serialize fixed arguments: name -> digest and payload."""
+    found = {}
     for key, value in fixed.items():
         try:
-            payload = queue.serializer.dumps(value)
+            payload = serializer.dumps(value)
         except SerializationError as error:
             raise SerializationError(f"fixed[{key!r}] {error}") from error
         if len(payload) > MAX_SHARED:
@@ -59,40 +139,8 @@ async def map_rows(
                 f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"
                 " object: store it in a file and pass its path"
             )
-        shared[key] = (hashlib.blake2b(payload, digest_size=16).digest(), payload)
-    digests = {key: digest for key, (digest, _) in shared.items()}
-    batch, version = await backend.create_batch(NewBatch(name, options.lane, session, function, digests, record_result))
-    numbers: list[int] = []
-    fit = Fit(func, queue.packer.check_fit, fixed)
-    try:
-        for digest, payload in shared.values():  # after the batch: a name that exists must not grow the file
-            await backend.share(digest, payload, queue.serializer.number)
-        calls: list[NewCall] = []
-        turn = time.perf_counter()
-        for position, row in enumerate(listed):
-            try:
-                args, kwargs = fit.call(row)
-                params = params_of(fit.named(args, kwargs)) if record_params else None
-                calls.append(NewCall(queue.packer.arguments(func, args, kwargs), params))
-            except SitqError as error:
-                error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
-                raise
-            if len(calls) > CHUNK:  # one is kept back, so that the last write is never empty
-                chunk, calls = calls[:CHUNK], calls[CHUNK:]
-                tasks = NewTasks(function, options, chunk, session, batch, version, len(numbers), last=False)
-                numbers += await backend.enqueue(tasks)
-            if time.perf_counter() - turn > TURN_S:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
-        numbers += await backend.enqueue(
-            NewTasks(function, options, calls, session, batch, version, len(numbers), last=True)
-        )
-    except BaseException:
-        await asyncio.shield(backend.drop_batch(batch))
-        raise
-    made = Batch(queue, batch, name, options.lane, numbers)
-    made.say(f"{len(numbers):,} new")
-    return made
+        found[key] = (hashlib.blake2b(payload, digest_size=16).digest(), payload)
+    return found
 
 
 def checked_fixed(func: Callable[..., Any], fixed: object) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Waits(IntFlag):
     LEFT = 4  # left by an earlier kernel
     BLOCKED = 8  # waits for other tasks
     UNACKED = 16  # its ``map`` has not written its last row
+    UNASKED = 32  # the last ``map`` of its batch does not ask for it
 
 
 HELD = Waits.PAUSED | Waits.LEFT
@@ -344,6 +345,7 @@ class Snapshot:
     slots: int  # slots of the live workers on its lane
     failures: tuple[FailureGroup, ...] = ()
     warnings: tuple[str, ...] = ()  # in words: "nothing runs: no worker"
+    stale: int = 0  # results that other code made
 
     @property
     def finished(self) -> bool:

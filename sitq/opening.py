@@ -98,10 +98,13 @@ class Opening:
                     lanes=(queue._default.lane,),
                     loop=where,
                 )
+                worker._says_what_waits = False
                 await worker.start()
                 queue.worker = worker
             if held:
-                print(f"{held:,} tasks wait from an earlier kernel: `await queue.resume()` runs them")
+                print(f"{held:,} tasks wait from an earlier kernel: run their cell again, or `await queue.resume()`")
+            if await queue.backend.paused(queue._default.lane):
+                print(f"lane {queue._default.lane!r} is paused: `await queue.resume()` lets it go on")
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 await queue.close()
@@ -109,6 +112,7 @@ class Opening:
 
     async def _again(self, queue: TaskQueue, settings: dict[str, Any]) -> None:
         """The cell ran again: the same queue and one worker."""
+        queue.backend.check()  # if its file is gone, it cannot stand for the one that is at the path now
         for name, value in self._settings.items():
             if settings[name] != value:
                 raise InvalidArgument(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sitq import checks
 from sitq.durations import moment, seconds
 from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest
-from sitq.mapping import map_rows
+from sitq.mapping import Settings, map_rows
 from sitq.retry import RetryPolicy
 from sitq.rows import Options
 
@@ -81,6 +81,11 @@ class TaskOptions:
         *,
         fixed: dict[str, Any] | None = None,
         name: str | None = None,
+        on_change: str = "unfinished",
+        ignore: str | Iterable[str] = (),
+        identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
+        retry_failed: bool = False,
+        version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
     ) -> Batch:
@@ -94,10 +99,7 @@ class TaskOptions:
             self._options,
             func,
             rows,
-            fixed=fixed,
-            name=name,
-            record_params=record_params,
-            record_result=record_result,
+            Settings(fixed, name, on_change, ignore, identity, retry_failed, version, record_params, record_result),
         )
 
     def __repr__(self) -> str:

@@ -1,18 +1,14 @@
-"""Parameters: grids of them, and the plain fields by which frames show parameters and results without unpickling."""
+"""The plain fields by which frames show parameters and results without unpickling."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
-
-from sitq.errors import InvalidArgument, bad_type
 
 MAX_JSON = 4096  # bytes of a JSON column
 MAX_SHORT = 80  # characters of an object's short text
@@ -22,73 +18,22 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 WHOLE = frozenset({bool, int, type(None)})
 
 
-class Grid(Sequence[dict[str, Any]]):
-    """Every combination of the values of some parameters; see :func:`grid`."""
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Labelled:
+    """A value of any kind that is told apart, and recorded, by a text; see :func:`sitq.labels`."""
 
-    def __init__(self, values: Mapping[str, Sequence[Any]]):
-        self._values = dict(values)
-
-    def __len__(self) -> int:
-        return math.prod(len(values) for values in self._values.values())
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        n = len(self)
-        if not -n <= index < n:
-            raise IndexError(f"the grid has {n} points")
-        index %= n
-        point = {}
-        for name, values in reversed(self._values.items()):
-            index, at = divmod(index, len(values))
-            point[name] = values[at]
-        return {name: point[name] for name in self._values}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        names = tuple(self._values)
-        for point in itertools.product(*self._values.values()):
-            yield dict(zip(names, point, strict=True))
+    label: str
+    value: Any = dataclasses.field(compare=False)
 
     def __repr__(self) -> str:
-        axes = " × ".join(f"{name}: {len(values)}" for name, values in self._values.items())
-        return f"<grid of {len(self)} points: {axes}>"
+        return self.label
 
 
-def grid(**parameters: Any) -> Grid:
-    """Return every combination of the values of some parameters, the last one changing fastest.
-
-    Parameters
-    ----------
-    **parameters : iterable or scalar
-        Values of each parameter; a text or another scalar stands for itself.
-
-    Raises
-    ------
-    InvalidArgument
-        No parameter, or one without values.
-
-    Examples
-    --------
-    >>> points = grid(C=[0.1, 1.0], kernel="rbf", seed=range(3))
-    >>> len(points), points[0]
-    (6, {'C': 0.1, 'kernel': 'rbf', 'seed': 0})
-    """
-    if not parameters:
-        raise InvalidArgument("grid() needs at least one parameter, such as grid(C=[0.1, 1, 10])")
-    values: dict[str, Sequence[Any]] = {}
-    for name, given in parameters.items():
-        if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-            values[name] = [given]
-        elif getattr(given, "ndim", 1) != 1:
-            raise bad_type(f"grid({name}=…)", type(given), "one-dimensional; reshape it, or give a list")
-        else:
-            values[name] = list(given)
-        if not values[name]:
-            raise InvalidArgument(f"grid({name}=…) has no values")
-    return Grid(values)
+def unlabelled(value: Any) -> Any:
+    """Return what a label stands for, and any other value as it is."""
+    return value.value if type(value) is Labelled else value
 
 
-# ---- plain fields ----
 def fields_of(value: Any) -> str | None:
     """Return the recorded fields of a result as a JSON object.
 
@@ -129,6 +74,8 @@ def flatten(prefix: str, value: Any, into: dict[str, Any], depth: int = 4) -> No
 
 def scalar(value: Any) -> Any:
     """Return a plain value, or a short text that says what it is."""
+    if type(value) is Labelled:
+        return value.label
     if isinstance(value, Enum):
         return value.name
     if type(value) in SCALARS:

@@ -29,7 +29,8 @@ class Portal:
         error: SitqError | None = None
         if os.getpid() != self._pid:
             error = ForkedQueue(
-                "this queue was opened before a fork, which its thread does not survive: open another one in the child"
+                "this queue was opened before a fork, which its thread does not survive: start the child by"
+                " multiprocessing's 'spawn' or by subprocess, or fork before the queue is opened"
             )
         elif threading.current_thread() is self._thread.thread:
             error = WrongEventLoop(

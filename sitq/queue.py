@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,13 +17,13 @@ from sitq.errors import (
     TaskNotFound,
     bad_type,
 )
-from sitq.mapping import map_rows
+from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.options import TaskOptions, read_options
 from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.results import to_result
-from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
+from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow, TaskRow
 from sitq.selection import ids_in, select
 from sitq.serialization import CloudpickleSerializer, Serializer
 from sitq.steering import Steering
@@ -153,13 +154,21 @@ class TaskQueue(Steering):
         *,
         fixed: dict[str, Any] | None = None,
         name: str | None = None,
+        on_change: str = "unfinished",
+        ignore: str | Iterable[str] = (),
+        identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
+        retry_failed: bool = False,
+        version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
     ) -> Batch:
-        """Store one task for each row, as a batch.
+        """Store one task for each row, as a batch; or take up the batch of this name where it stopped.
 
         When this returns, the whole batch survives a killed process. If it raises or is killed before, nothing of it
         will run.
+
+        A batch with a name is found again, in any kernel: a row whose parameters were there before has its task
+        already, and only what is missing runs. One line says what was done.
 
         Parameters
         ----------
@@ -171,14 +180,28 @@ class TaskQueue(Steering):
         fixed : dict, optional
             Keyword arguments that all tasks share, stored once.
         name : str, optional
-            Of the batch.
+            Of the batch: by it the batch is found again.
+        on_change : {"unfinished", "all", "nothing", "raise"}
+            What becomes of a batch whose code, or whose fixed arguments, differ from those before. "unfinished": what
+            has finished stays and is marked stale, the rest runs the new code. "all": everything runs again.
+            "nothing": the old code goes on. "raise": CodeChanged.
+        ignore : str or iterable of str
+            Parameters that tell no tasks apart, such as ``"n_jobs"``.
+        identity : str, iterable of str or callable, optional
+            The only parameters that do; or a function of the dict of parameters that returns plain data.
+        retry_failed : bool
+            Whether failed tasks run again although the code is the same.
+        version : str, optional
+            Your own word for the code: only another word counts as a change.
         record_params, record_result : bool
             Whether scalar parameters, and the scalar fields of results, are stored readably, for frames.
 
         Raises
         ------
         BatchExists
-            A batch of this name exists.
+            The batch of this name was made by another function.
+        CodeChanged
+            The code differs, and ``on_change="raise"``.
         InvalidType, InvalidArgument, SerializationError
             Names the row and what is wrong with it.
         """
@@ -187,10 +210,7 @@ class TaskQueue(Steering):
             self._default,
             func,
             rows,
-            fixed=fixed,
-            name=name,
-            record_params=record_params,
-            record_result=record_result,
+            Settings(fixed, name, on_change, ignore, identity, retry_failed, version, record_params, record_result),
         )
 
     # ---- results and states ----
@@ -311,7 +331,23 @@ class TaskQueue(Steering):
             known = [batch.name for batch in await self.backend.batches() if batch.name][:5]
             raise BatchNotFound(f"no batch is named {name!r}; there are {', '.join(map(repr, known)) or 'none'}")
         numbers = await self.backend.numbers(Filter(batch=row.number))
-        return Batch(self, row.number, row.name, row.lane, numbers)
+        ended = row.completed + row.failed + row.cancelled
+        since = time.time_ns() // 1000 if ended < row.total else 0  # its bar tells the pace of what this kernel saw
+        return Batch(self, row.number, row.name, row.lane, numbers, mapped_at=since)
+
+    async def rename(self, batch: Batch | str, name: str) -> None:
+        """Give a batch another name; its ``map`` finds it by that from now on.
+
+        Raises
+        ------
+        BatchNotFound
+            There is no such batch.
+        BatchExists
+            Another one has this name.
+        """
+        renamed: Batch = await self.batch(batch) if isinstance(batch, str) else batch
+        _batch_number(renamed)
+        await renamed.rename(name)
 
     @reader("df = await queue.to_frame()")
     async def to_frame(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
@@ -330,11 +366,14 @@ class TaskQueue(Steering):
             Index ``task_id``; columns ``param.*``, ``result.*``, ``status``, ``duration_s``, ``wait_s``, ``attempts``,
             ``worker``, ``error_type``, ``error`` and the others. Times are time-zone aware in local time.
         """
-        from sitq.notebook.frames import task_frame
-
         await self._session_number()
         tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
-        rows = []
+        return self._frame(await self._records(tasks), prefix)
+
+    async def _records(self, tasks: Filter) -> list[TaskRow]:
+        """Read tasks in pages, giving the loop a turn between them."""
+        await self._session_number()
+        rows: list[TaskRow] = []
         after = 0
         while True:
             page = await self.backend.tasks(tasks, after, PAGE)
@@ -343,6 +382,11 @@ class TaskQueue(Steering):
                 break
             after = page[-1].number
             await asyncio.sleep(0)
+        return rows
+
+    def _frame(self, rows: list[TaskRow], prefix: bool) -> pd.DataFrame:
+        from sitq.notebook.frames import task_frame
+
         return task_frame(rows, self.backend.ids.texts([row.number for row in rows]), prefix=prefix)
 
     @reader("df = await queue.stats()")

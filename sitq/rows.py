@@ -33,11 +33,20 @@ class StoredFunction(NamedTuple):
     made_with: str
 
 
+class Place(NamedTuple):
+    """Which point of a named batch a task is, and where it stands."""
+
+    identity: bytes  # of its parameters
+    occurrence: int  # n-th task of equal parameters
+    position: int  # in the order of the rows
+
+
 class NewCall(NamedTuple):
     """The part of a new task that differs from task to task."""
 
     arguments: bytes  # serialized (args, kwargs), not sealed
     params: str | None = None  # recorded parameters, a JSON object
+    point: Place | None = None  # in a named batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,8 @@ class TaskRow(NamedTuple):
     error: str | None
     params: str | None  # a JSON object
     fields: str | None  # a JSON object
+    stale: int  # 1: completed, by other code than the current version of its batch
+    asked: int  # 0: the last map of its batch did not ask for it
 
 
 class AttemptRow(NamedTuple):
@@ -188,15 +199,90 @@ class Version(NamedTuple):
     record_result: bool
 
 
+class Code(NamedTuple):
+    """What tells the versions of a batch apart. A result is stale if it was made by other code."""
+
+    digest: bytes  # of the code, or of the label
+    label: str | None = None  # with ``map(version=…)``: then nothing else counts
+    parts: str | None = None  # what the code consists of, JSON
+
+
+class NewVersion(NamedTuple):
+    """A version of a batch to be."""
+
+    function: Function
+    code: Code
+    fixed: dict[str, bytes]  # name -> digest of a shared object
+    record_result: bool
+
+
 class NewBatch(NamedTuple):
-    """A batch to be."""
+    """A batch to be, or to be taken up again."""
 
     name: str | None
     lane: str
-    session: int
-    function: Function
-    fixed: dict[str, bytes]  # name -> digest of a shared object that is stored already
+    session: int  # that maps it
+    version: NewVersion
+
+
+class MapStart(NamedTuple):
+    """What a map finds when it begins."""
+
+    batch: int
+    lane: str
+    version: int | None  # None: the batch was there before
+
+
+class Point(NamedTuple):
+    """A task of a named batch, as a map finds it."""
+
+    number: int
+    identity: bytes
+    occurrence: int
+    state: int
+    waits: int  # Waits
+    position: int | None
+    version: int
+    aside: int  # 1: the last map did not ask for it
+
+
+class BatchVersion(NamedTuple):
+    """A version of a batch, with what is told of it."""
+
+    number: int
+    function: StoredFunction
+    code: Code
+    fixed: str  # a JSON object: name -> digest in hex
     record_result: bool
+    created_at: int  # µs in UTC
+    current: bool  # what new tasks run, and what results are compared with
+    tasks: int  # that were last run or will be run by it
+
+
+class Renewal(NamedTuple):
+    """Tasks of a batch that take what the map says now, in the same rows."""
+
+    tasks: NewTasks
+    numbers: Sequence[int]  # one for each call
+    states: tuple[int, ...]  # only tasks that are in these states still
+
+
+class MapEnd(NamedTuple):
+    """The end of a map that took up a batch: from now on everything may run."""
+
+    batch: int
+    session: int
+    version: int  # the current one from now on
+    places: Sequence[tuple[int, int]]  # number and new position of tasks that were there
+    unasked: Sequence[int]  # tasks that this map does not ask for
+
+
+class Pace(NamedTuple):
+    """How a batch has come on since a moment."""
+
+    kept: int  # tasks that had ended before
+    ran: int  # tasks that started since, and ended by themselves
+    seconds: float  # from the first start of these to the last end
 
 
 class SessionRow(NamedTuple):
@@ -228,6 +314,8 @@ class Filter:
         Row numbers.
     lane, batch : optional
         A lane's name, a batch's row number.
+    asked : bool
+        False: with a batch's tasks that its last map did not ask for.
     states : tuple of int
         Stored numbers of states; empty means every state.
     """
@@ -236,3 +324,4 @@ class Filter:
     lane: str | None = None
     batch: int | None = None
     states: tuple[int, ...] = ()
+    asked: bool = True

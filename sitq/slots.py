@@ -5,34 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
-from collections.abc import Coroutine, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from sitq.backends.base import Backend, Change, Claimer
-from sitq.call import Outcome, failed
-from sitq.errors import (
-    BackendMoved,
-    QueueClosed,
-    SitqError,
-    TaskTimeout,
-)
+from sitq.call import Outcome, Unavailable, failed
+from sitq.completing import completion_of
+from sitq.errors import BackendMoved, QueueClosed, SitqError, TaskTimeout
 from sitq.executors.base import Executor
-from sitq.loops import call_in_loop
-from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, MICROSECONDS, PENDING
-from sitq.retry import RetryPolicy
+from sitq.loops import call_in_loop, exiting
+from sitq.models import CANCELLED, CANCELLING
 from sitq.rows import Claim, Completion
 from sitq.serialization import Serializer
 from sitq.unpacking import AGAIN_S, Unpacker
 
 log = logging.getLogger("sitq")
-
-
-@lru_cache(maxsize=64)
-def _policy(text: str) -> RetryPolicy:
-    """Read a policy; the tasks of a batch share one, and reading it takes 20 µs."""
-    return RetryPolicy.from_json(text)
 
 
 class Running:
@@ -55,9 +42,22 @@ class Running:
 
 
 class Slots:
-    """What a worker runs, in the worker's loop."""
+    """What a worker runs, in the worker's loop.
 
-    def __init__(self, backend: Backend, executor: Executor, serializer: Serializer, name: str):
+    Parameters
+    ----------
+    gone : callable
+        Called with the error once nothing can be stored any more.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        executor: Executor,
+        serializer: Serializer,
+        name: str,
+        gone: Callable[[Exception], None],
+    ):
         self.backend = backend
         self.executor = executor
         self.serializer = serializer
@@ -73,10 +73,11 @@ class Slots:
         self._by_number: dict[int, int] = {}  # task -> key
         self._claimed: set[int] = set()  # tasks whose function is being fetched
         self._to_store: list[Completion] = []
-        self._storing = False  # a commit of outcomes is on its way
+        self._storing: list[Completion] | None = None  # what a commit that is on its way stores
         self._freed = 0
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()  # something ended
+        self._gone = gone
         self._unpacker = Unpacker(backend, serializer)
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -106,9 +107,10 @@ class Slots:
                 unknown.append(claim)
         if unknown:
             self._claimed.update(claim.number for claim in unknown)
-            self._spawn(self._prepare(unknown, self.claimer))
+            self.spawn(self._prepare(unknown, self.claimer))
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something beside; a stop waits for it."""
         task = self.loop.create_task(coroutine)
         self._spawned.add(task)
         task.add_done_callback(self._spawn_ended)
@@ -125,6 +127,9 @@ class Slots:
             refused: Exception | None = None
             try:
                 await self._unpacker.fetch(claim)
+            except Unavailable as error:
+                self._gone(error)
+                return
             except Exception as error:  # a row that makes no sense is the task's failure, not the worker's
                 refused = error
             if claimer is not self.claimer:
@@ -152,11 +157,19 @@ class Slots:
 
     def _refuse(self, claim: Claim, error: Exception) -> None:
         """Fail a claim that cannot be submitted."""
+        if exiting():
+            return  # its function cannot be read any more; it is released with the session's end
         self._freed += 1
-        self._store(self._completion(claim, failed(error, None, None, skip=0)))
+        self._store(completion_of(claim, failed(error, None, None, skip=0), self.serializer.number))
 
     def _release_soon(self, claims: Iterable[Claim]) -> None:
-        self._spawn(self.backend.release(self.claimer.session, [(c.number, c.attempt) for c in claims], self.claimer))
+        self.spawn(self._release([(claim.number, claim.attempt) for claim in claims], self.claimer))
+
+    async def _release(self, claims: list[tuple[int, int]], claimer: Claimer) -> None:
+        try:
+            await self.backend.release(claimer.session, claims, claimer)
+        except (BackendMoved, QueueClosed) as error:
+            self._gone(error)
 
     # ---- outcomes go out ----
     def delivered(self, outcomes: list[tuple[int, Outcome]], going_down: bool = False) -> None:
@@ -174,12 +187,15 @@ class Slots:
                 del self._by_number[claim.number]
             if running.timer is not None:
                 running.timer.cancel()
+            counts = not running.settled and not _came_by_the_end(outcome, going_down)
+            if counts and outcome.unavailable:
+                self._release_soon([claim])  # with its slot
+                continue
             self._freed += 1
-            if running.lost:
-                if not outcome.was_cancelled:
-                    self._reject(claim)
-            elif not running.settled and not (outcome.was_cancelled and going_down):
-                self._store(self._completion(claim, outcome))
+            if running.lost and not outcome.was_cancelled:
+                self._reject(claim)
+            elif counts:
+                self._store(completion_of(claim, outcome, self.serializer.number))
         self._wake.set()
 
     def _store(self, completion: Completion) -> None:
@@ -187,62 +203,45 @@ class Slots:
         self._to_store.append(completion)
         self._wake.set()
 
-    def _completion(self, claim: Claim, outcome: Outcome) -> Completion:
-        if outcome.ok:
-            return Completion(
-                claim,
-                COMPLETED,
-                self.serializer.number,
-                outcome.value,
-                outcome.fields,
-                started_at=outcome.started_at,
-                duration_s=outcome.duration_s,
-            )
-        delay = None
-        if claim.retry is not None:
-            delay = _policy(claim.retry).next_delay(claim.failures + 1, outcome.error_bases)
-        return Completion(
-            claim,
-            FAILED if delay is None else PENDING,
-            error_type=outcome.error_type,
-            error=outcome.error,
-            traceback=outcome.traceback,
-            started_at=outcome.started_at,
-            duration_s=outcome.duration_s,
-            retry_at=None if delay is None else time.time_ns() // 1000 + round(delay * MICROSECONDS),
-        )
-
     async def store_for_ever(self) -> None:
-        """Store what ended, in groups: whatever ends during a commit is the next group."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._to_store or self._freed:
-                completions, self._to_store = self._to_store, []
-                freed, self._freed = self._freed, 0
-                claimer = self.claimer
-                self._storing = True
-                try:
-                    accepted = await self.backend.complete(claimer.session, completions, claimer, freed)
-                except QueueClosed:
-                    raise
-                except BackendMoved as error:
-                    if completions:
-                        log.error("sitq: worker %s lost %d results: %s", self.name, len(completions), error)
-                except SitqError as error:
-                    # Finished work is kept in memory and stored as soon as the store takes it; meanwhile no claims.
-                    log.warning("sitq: worker %s cannot store results, will try again: %s", self.name, error)
-                    self._to_store = completions + self._to_store
-                    if claimer is self.claimer:
-                        self._freed += freed
-                    await asyncio.sleep(AGAIN_S)
-                else:
-                    for completion, counts in zip(completions, accepted, strict=True):
-                        if not counts:
-                            self._reject(completion.claim)
-                finally:
-                    self._storing = False
-            self._moved.set()
+        """Store what ended, in groups: whatever ends during a commit is the next group. Ends if the store is gone."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._to_store or self._freed:
+                    await self._store_group()
+                self._moved.set()
+        except Exception as error:
+            self._gone(error)
+
+    async def _store_group(self) -> None:
+        completions, self._to_store = self._to_store, []
+        freed, self._freed = self._freed, 0
+        claimer = self.claimer
+        self._storing = completions
+        try:
+            accepted = await self.backend.complete(claimer.session, completions, claimer, freed)
+        except Exception as error:
+            self._storing, self._to_store = None, completions + self._to_store
+            if not isinstance(error, SitqError) or isinstance(error, BackendMoved | QueueClosed):
+                raise
+            # Finished work is kept in memory and stored as soon as the store takes it; meanwhile no claims.
+            log.warning("sitq: worker %s cannot store results, will try again: %s", self.name, error)
+            if claimer is self.claimer:
+                self._freed += freed
+            await asyncio.sleep(AGAIN_S)
+        else:
+            for completion, counts in zip(completions, accepted, strict=True):
+                if not counts:
+                    self._reject(completion.claim)
+        finally:
+            self._storing = None
+
+    @property
+    def unsaved(self) -> int:
+        """How many outcomes are not stored yet."""
+        return len(self._to_store) + len(self._storing or ())
 
     def _reject(self, claim: Claim) -> None:
         self.rejected += 1
@@ -257,7 +256,7 @@ class Slots:
         running = self.running[key]
         seconds = running.claim.timeout_s
         outcome = failed(TaskTimeout(f"the task ran longer than its timeout of {seconds:g} s"), None, seconds, skip=0)
-        self._end_at_once(key, self._completion(running.claim, outcome), "timed out")
+        self._end_at_once(key, completion_of(running.claim, outcome, self.serializer.number), "timed out")
 
     def heard(self, changes: Sequence[Change]) -> None:
         """Hear of cancels, from any thread."""
@@ -290,14 +289,24 @@ class Slots:
         """Wait until nothing runs and everything is stored. Threads whose task has ended are not waited for."""
         while not self.over and (
             self._claimed
-            or self._to_store
-            or self._storing
             or self._spawned
+            or self._to_be_stored()
             or not all(running.stuck for running in self.running.values())
         ):
-            self._moved.clear()
-            self._wake.set()
-            await self._moved.wait()
+            await self._move()
+
+    async def stored(self) -> None:
+        """Wait until what has ended is stored."""
+        while not self.over and self._to_be_stored():
+            await self._move()
+
+    def _to_be_stored(self) -> bool:
+        return bool(self._to_store or self._freed or self._storing is not None)
+
+    async def _move(self) -> None:
+        self._moved.clear()
+        self._wake.set()
+        await self._moved.wait()
 
     async def give_up(self) -> bool:
         """Cancel coroutines and release them. True: threads still run, and keep their claims."""
@@ -326,19 +335,33 @@ class Slots:
         """Drop all claims: their session was declared dead."""
         self._claimed.clear()
         self._by_number.clear()
-        for key, running in self.running.items():
+        for key, running in list(self.running.items()):
             if not running.settled:
                 running.lost = True
                 running.settle()
                 running.stuck = not self.executor.cancel(key)
 
-    async def finish(self) -> None:
-        """Take nothing more. What could not be stored is released with the session's end."""
+    def drop(self) -> None:
+        """Drop all claims, and what is not stored: the store is gone."""
+        self.lose()
         self.over = True
         self._moved.set()
-        if self._to_store:
-            log.error("sitq: worker %s stops with %d results not stored", self.name, len(self._to_store))
+
+    async def finish(self) -> None:
+        """Take nothing more. What could not be stored is released with the session's end."""
+        if self.unsaved and not self.over:
+            log.error("sitq: worker %s stops with %d results not stored", self.name, self.unsaved)
+        self.over = True
+        self._moved.set()
         if self._spawned and not self.loop.is_closed():
             for task in self._spawned:
                 task.cancel()
             await asyncio.wait(self._spawned, timeout=AGAIN_S)  # a read that is cancelled waits for its answer
+
+
+def _came_by_the_end(outcome: Outcome, going_down: bool) -> bool:
+    """Whether a call may have failed for nothing but the end of its loop or process: it is released, uncharged.
+
+    An interpreter that shuts down refuses to start threads, and closes what calls read from.
+    """
+    return not outcome.ok and (exiting() or (going_down and outcome.was_cancelled))

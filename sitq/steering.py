@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
@@ -11,8 +12,10 @@ from sitq.durations import seconds
 from sitq.errors import (
     InvalidArgument,
 )
+from sitq.history import code_of
 from sitq.models import MICROSECONDS, Waits
-from sitq.rows import Filter
+from sitq.packing import Packer
+from sitq.rows import Filter, NewVersion
 from sitq.selection import select
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ class Steering(Connected):
     """Steers the tasks of a queue's lane, or of a selection."""
 
     lane: str | None
+    packer: Packer
 
     async def cancel(self, selection: Any) -> int:
         """Cancel tasks: pending ones at once; processing ones are told to stop, coroutines at once.
@@ -40,8 +44,15 @@ class Steering(Connected):
         await self._session_number()
         return await self.backend.cancel(select(selection, self.backend.ids))
 
-    async def retry(self, selection: Any) -> int:
+    async def retry(self, selection: Any, func: Callable[..., Any] | None = None) -> int:
         """Put failed and cancelled tasks back to pending, with fresh budgets; the old attempt is kept.
+
+        Parameters
+        ----------
+        selection : object
+            An id, ids, a Batch, results, a DataFrame or Series.
+        func : callable, optional
+            Runs in place of the stored function, with the stored arguments; it becomes the code of their batches.
 
         Returns
         -------
@@ -49,7 +60,23 @@ class Steering(Connected):
             How many tasks it changes; all others are skipped.
         """
         await self._session_number()
-        return await self.backend.retry(select(selection, self.backend.ids))
+        version = None
+        if func is not None:
+            version = NewVersion(self.packer.function(func), code_of(func, None), {}, True)
+        return await self.backend.retry(select(selection, self.backend.ids), version)
+
+    async def rerun(self, selection: Any) -> int:
+        """Put completed tasks back to pending; the old results stay in their attempts.
+
+        Tasks of a batch run the code that its last map gave.
+
+        Returns
+        -------
+        int
+            How many tasks it changes; all others are skipped.
+        """
+        await self._session_number()
+        return await self.backend.rerun(select(selection, self.backend.ids))
 
     async def prioritize(self, selection: Any, priority: int) -> int:
         """Change the priority of pending tasks, and return of how many."""
@@ -80,11 +107,12 @@ class Steering(Connected):
         int
             How many pending tasks may run now that might not before.
         """
-        await self._session_number()
+        session = await self._session_number()  # whose work it is from now on
+        holds = Waits.PAUSED | Waits.LEFT
         if selection is not None:
-            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED | Waits.LEFT, False)
+            return await self.backend.hold(select(selection, self.backend.ids), holds, False, session)
         pending = (await self.backend.counts(self.lane)).pending  # before, since they are claimed at once
-        let_go = await self.backend.hold(Filter(lane=self.lane), Waits.PAUSED | Waits.LEFT, False)
+        let_go = await self.backend.hold(Filter(lane=self.lane), holds, False, session)
         changed = await self.backend.pause(self.lane, False)
         return pending if changed else let_go
 

@@ -138,9 +138,17 @@ class SyncTaskQueue:
         """Cancel tasks; see :meth:`TaskQueue.cancel`."""
         return self._call(self._queue.cancel(selection))
 
-    def retry(self, selection: Any) -> int:
+    def rename(self, batch: SyncBatch | str, name: str) -> None:
+        """Give a batch another name; see :meth:`TaskQueue.rename`."""
+        self._call(self._queue.rename(batch.batch if isinstance(batch, SyncBatch) else batch, name))
+
+    def retry(self, selection: Any, func: Callable[..., Any] | None = None) -> int:
         """Put failed and cancelled tasks back to pending; see :meth:`TaskQueue.retry`."""
-        return self._call(self._queue.retry(selection))
+        return self._call(self._queue.retry(selection, func))
+
+    def rerun(self, selection: Any) -> int:
+        """Put completed tasks back to pending; see :meth:`TaskQueue.rerun`."""
+        return self._call(self._queue.rerun(selection))
 
     def prioritize(self, selection: Any, priority: int) -> int:
         """Change the priority of pending tasks."""

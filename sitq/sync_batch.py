@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
@@ -87,9 +87,13 @@ class SyncBatch:
             while True:
                 yield self._queue._call(anext(results))
 
-    def to_frame(self, *, prefix: bool = True) -> pd.DataFrame:
-        """Return the tasks as a DataFrame, as they are now."""
-        return self._queue._call(self.batch.to_frame(prefix=prefix))
+    def to_frame(self, *, prefix: bool = True, asked: bool = True) -> pd.DataFrame:
+        """Return the tasks as a DataFrame, as they are now; see :meth:`Batch.to_frame`."""
+        return self._queue._call(self.batch.to_frame(prefix=prefix, asked=asked))
+
+    def versions(self) -> pd.DataFrame:
+        """Return the code of the batch over time; see :meth:`Batch.versions`."""
+        return self._queue._call(self.batch.versions())
 
     def failed(self) -> list[str]:
         """Return the ids of the tasks that have failed."""
@@ -103,9 +107,17 @@ class SyncBatch:
         """Cancel what has not ended."""
         return self._queue._call(self.batch.cancel())
 
-    def retry(self) -> int:
-        """Run failed and cancelled tasks again."""
-        return self._queue._call(self.batch.retry())
+    def retry(self, func: Callable[..., Any] | None = None) -> int:
+        """Run failed and cancelled tasks again; see :meth:`Batch.retry`."""
+        return self._queue._call(self.batch.retry(func))
+
+    def rerun(self, *, stale: bool = False) -> int:
+        """Run completed tasks again; see :meth:`Batch.rerun`."""
+        return self._queue._call(self.batch.rerun(stale=stale))
+
+    def rename(self, name: str) -> None:
+        """Give the batch another name; see :meth:`Batch.rename`."""
+        self._queue._call(self.batch.rename(name))
 
     def prioritize(self, priority: int) -> int:
         """Change the priority of what is pending."""

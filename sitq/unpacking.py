@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from sitq.backends.base import Backend
-from sitq.call import Call
-from sitq.errors import BackendError, BackendMoved, DeserializationError
+from sitq.call import Call, Unavailable
+from sitq.errors import BackendError, BackendMoved, DeserializationError, QueueClosed
 from sitq.rows import Claim
 from sitq.sealing import ARGUMENTS, FUNCTION, SHARED
 from sitq.serialization import Serializer
@@ -16,6 +18,7 @@ from sitq.serialization import Serializer
 log = logging.getLogger("sitq")
 
 AGAIN_S = 1.0  # after the store failed
+T = TypeVar("T")
 
 
 class Unpacker:
@@ -37,30 +40,31 @@ class Unpacker:
 
         Raises
         ------
+        Unavailable
+            The store is gone.
         SitqError
             They are somebody else's, or make no sense.
         """
         backend = self._backend
+        if claim.function not in self._functions:
+            stored = await self._patiently(lambda: backend.function(claim.function))
+            _, payload = backend.sealer.open(FUNCTION, 0, stored.digest, stored.sealed)
+            self._functions[claim.function] = (stored.digest, payload, bool(stored.coroutine), stored.made_with)
+        number = claim.version
+        if number is not None and number not in self._versions:
+            version = await self._patiently(lambda: backend.version(number))
+            fixed = {name: bytes.fromhex(digest) for name, digest in json.loads(version.fixed).items()}
+            self._versions[number] = (fixed, bool(version.record_result))
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read until the store can be read: that it cannot is not the task's fault."""
         while True:
             try:
-                if claim.function not in self._functions:
-                    stored = await backend.function(claim.function)
-                    _, payload = backend.sealer.open(FUNCTION, 0, stored.digest, stored.sealed)
-                    self._functions[claim.function] = (
-                        stored.digest,
-                        payload,
-                        bool(stored.coroutine),
-                        stored.made_with,
-                    )
-                if claim.version is not None and claim.version not in self._versions:
-                    version = await backend.version(claim.version)
-                    fixed = {name: bytes.fromhex(digest) for name, digest in json.loads(version.fixed).items()}
-                    self._versions[claim.version] = (fixed, bool(version.record_result))
-                return
-            except BackendMoved:
-                raise
-            except BackendError as error:  # of the store, and not the task's fault
-                log.warning("sitq: a function cannot be read, will try again: %s", error)
+                return await read()
+            except (BackendMoved, QueueClosed) as error:
+                raise Unavailable(str(error)) from error
+            except BackendError as error:
+                log.warning("sitq: what a task calls cannot be read, will try again: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
     def call(self, claim: Claim) -> Call:
@@ -92,5 +96,10 @@ class Unpacker:
 
     def _load_shared(self, digest: bytes) -> bytes:
         """Fetch a shared object, from a thread that may wait."""
-        sealed = asyncio.run_coroutine_threadsafe(self._backend.shared(digest), self._loop).result()
-        return self._backend.sealer.open(SHARED, 0, digest, sealed)[1]
+        reading = self._patiently(lambda: self._backend.shared(digest))
+        try:
+            read = asyncio.run_coroutine_threadsafe(reading, self._loop)
+        except RuntimeError:  # the loop was closed; nobody hears what becomes of the call
+            reading.close()  # no "never awaited" beside it
+            raise
+        return self._backend.sealer.open(SHARED, 0, digest, read.result())[1]

@@ -17,7 +17,7 @@ from sitq.errors import InvalidArgument, QueueClosed, bad_type, bad_value
 from sitq.executors.base import check_executor
 from sitq.executors.local import LocalExecutor
 from sitq.life import Life
-from sitq.loops import LoopThread
+from sitq.loops import LoopThread, call_in_loop
 from sitq.serialization import CloudpickleSerializer, Serializer
 from sitq.stores import as_backend, check_serializer
 
@@ -89,6 +89,7 @@ class Worker:
         self._thread: LoopThread | None = None
         self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._done = self._rejected = 0  # in lives that have ended
+        self._says_what_waits = True  # sitq.open says it by itself
 
     # ---- what users see ----
     @property
@@ -119,15 +120,14 @@ class Worker:
 
     @concurrency.setter
     def concurrency(self, value: int) -> None:
-        new = checks.concurrency(value)
+        self._concurrency = checks.concurrency(value)
         if self._life is not None:
-            self._life.resize(new - self._concurrency)
-        self._concurrency = new
+            self._life.resize()
 
     @property
     def in_flight(self) -> int:
         """How many slots are taken."""
-        return len(self._life.slots.running) if self._life is not None else 0
+        return len(self._life.slots.running) if self._life is not None and self._life.gone is None else 0
 
     @property
     def paused(self) -> bool:
@@ -186,7 +186,7 @@ class Worker:
                 self.lanes,
                 lambda: self._concurrency,
             )
-            await life.begin()
+            await life.begin(self._says_what_waits)
             self._life = life
 
     def _turn(self) -> asyncio.Lock:
@@ -227,10 +227,7 @@ class Worker:
         lingering = await thread.run(self._stop(wait))
         if self._thread is thread:
             self._thread = None
-            if lingering is None:
-                thread.stop()
-            else:
-                lingering.add_done_callback(lambda _: thread.stop())
+            call_in_loop(thread.loop, _stop_after, thread, lingering)
 
     async def _stop(self, wait: float | None) -> asyncio.Task[None] | None:
         async with self._turn():
@@ -256,9 +253,15 @@ class Worker:
         self._must_run("resume").paused = False
 
     def _must_run(self, verb: str) -> Life:
-        if self._life is None:
+        if self._life is None or not self._life.is_running:
             raise QueueClosed(f"{verb}() needs a running worker: await worker.start() first")
         return self._life
+
+    def _state(self) -> str:
+        if self.is_running:
+            return "paused" if self.paused else "running"
+        gone = self._life.gone if self._life is not None else None
+        return "stopped" if gone is None else f"ended: {str(gone).partition('. ')[0]}"
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -273,18 +276,25 @@ class Worker:
         )
 
     def __repr__(self) -> str:
-        state = "paused" if self.paused else "running" if self.is_running else "stopped"
-        return f"<Worker {self.name!r} {state}, {self.in_flight} of {self.concurrency} slots in use, {self.done} done>"
+        slots = f"{self.in_flight} of {self.concurrency} slots in use"
+        return f"<Worker {self.name!r} {self._state()}, {slots}, {self.done} done>"
 
     def _repr_html_(self) -> str:
         from sitq.notebook.html import worker_card
 
-        state = "paused" if self.paused else "running" if self.is_running else "stopped"
         return worker_card(
             self.name,
-            state=state,
+            state=self._state(),
             concurrency=self.concurrency,
             running=self.in_flight,
             done=self.done,
             lanes=self.lanes,
         )
+
+
+def _stop_after(thread: LoopThread, lingering: asyncio.Task[None] | None) -> None:
+    """Stop a worker's thread once its last life has ended. In its loop."""
+    if lingering is None:
+        thread.stop()
+    else:
+        lingering.add_done_callback(lambda _: thread.stop())

@@ -5,12 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.base import Backend, Change, Claimer
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Counts
-from sitq.rows import Claim, Completion, Filter, Function, NewBatch, NewCall, NewTasks, Options, SessionRow, TaskRow
+from sitq.rows import (
+    Claim,
+    Code,
+    Completion,
+    Filter,
+    Function,
+    NewBatch,
+    NewCall,
+    NewTasks,
+    NewVersion,
+    Options,
+    Place,
+    SessionRow,
+    TaskRow,
+)
 from sitq.sealing import ARGUMENTS, RESULT
 
 NOBODY = 0  # a session that is never registered, for tasks whose enqueuer does not matter
@@ -40,8 +55,43 @@ def new_tasks(
     return NewTasks(of or function(), Options(**options), calls, session, batch, version, position, last)
 
 
+def new_points(
+    *keys: str, first: int = 0, occurrence: int = 0, arguments: bytes = b"arguments of ", **more: Any
+) -> NewTasks:
+    """Tasks of a named batch: equal keys are equal parameters, told apart by their occurrences."""
+    seen: Counter[str] = Counter()
+    calls = []
+    for position, key in enumerate(keys, first):
+        place = Place(identity(key), occurrence + seen[key], position)
+        seen[key] += 1
+        calls.append(NewCall(arguments + key.encode(), None, place))
+    return new_tasks(0, **more)._replace(calls=calls)
+
+
+def identity(key: str) -> bytes:
+    return key.encode().ljust(16)
+
+
 def new_batch(name: str | None = None, *, session: int = NOBODY, lane: str = "default") -> NewBatch:
-    return NewBatch(name, lane, session, function(), {}, True)
+    return NewBatch(name, lane, session, new_version())
+
+
+def new_version(
+    code: bytes = b"code",
+    of: Function | None = None,
+    record_result: bool = True,
+    label: str | None = None,
+    **fixed: bytes,
+) -> NewVersion:
+    return NewVersion(of or function(), Code(code.ljust(16), label), fixed, record_result)
+
+
+async def begin(backend: Backend, batch: NewBatch) -> tuple[int, int]:
+    """Begin a map of a batch that is new; returns the numbers of the batch and of its version."""
+    start = await backend.begin_map(batch)
+    assert start is not None
+    assert start.version is not None
+    return start.batch, start.version
 
 
 def session_row(name: str = "worker", kind: str = "worker") -> SessionRow:

@@ -24,11 +24,18 @@ from sitq.models import Counts, FailureGroup, Waits
 from sitq.rows import (
     AttemptRow,
     BatchRow,
+    BatchVersion,
     Claim,
     Completion,
     Filter,
+    MapEnd,
+    MapStart,
     NewBatch,
     NewTasks,
+    NewVersion,
+    Pace,
+    Point,
+    Renewal,
     ResultRow,
     SessionRow,
     StoredFunction,
@@ -135,12 +142,20 @@ class Backend(ABC):
         """Give back one open; the last one disconnects."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Raise BackendMoved unless the store is still where it was when it was opened."""
+
+    @abstractmethod
     def heart(self) -> Heart:
         """Return a door for the thread that beats; called in that thread."""
 
     @abstractmethod
     async def register(self, session: SessionRow) -> int:
         """Store a session, and return its number."""
+
+    @abstractmethod
+    async def update_session(self, session: int, concurrency: int) -> None:
+        """Store how many slots a session has now."""
 
     @abstractmethod
     async def end(self, session: int) -> None:
@@ -160,19 +175,58 @@ class Backend(ABC):
         """Store an object that many tasks use, once per content."""
 
     @abstractmethod
-    async def create_batch(self, batch: NewBatch) -> tuple[int, int]:
-        """Store a batch and its first version; return both numbers. A name that exists is BatchExists."""
+    async def begin_map(self, batch: NewBatch) -> MapStart | None:
+        """Store a batch and its first version, or take up the one of this name; None: another session maps it.
+
+        One session at a time maps a batch, until its map ends or is given up, or the session ends. Meanwhile new rows
+        wait, also those of chunks that are stored already.
+        """
 
     @abstractmethod
-    async def drop_batch(self, batch: int) -> None:
-        """Remove a batch whose map did not come to its end, with its tasks."""
+    async def points(self, batch: int) -> list[Point]:
+        """Return the tasks of a named batch, also those that its last map did not ask for."""
+
+    @abstractmethod
+    async def versions(self, batch: int) -> list[BatchVersion]:
+        """Return the versions of a batch, oldest first; the functions without their payloads."""
+
+    @abstractmethod
+    async def add_version(self, batch: int, version: NewVersion) -> int:
+        """Store a version of a batch, and return its number; one of the same content is kept."""
+
+    @abstractmethod
+    async def renew(self, renewal: Renewal) -> None:
+        """Let tasks of a batch that is being mapped take new code, arguments and options in the same rows.
+
+        Those that have ended go back to pending, and wait for the end of the map; the attempt before is kept.
+        """
+
+    @abstractmethod
+    async def end_map(self, end: MapEnd) -> None:
+        """End a map that took up a batch: rows get their places, and what is asked for may run.
+
+        What it does not ask for is put aside, and runs no more; what runs already ends first.
+        """
+
+    @abstractmethod
+    async def give_up_map(self, batch: int, session: int) -> None:
+        """End a map that did not come to its end: a new batch goes with its tasks, one taken up is as before."""
+
+    @abstractmethod
+    async def rename(self, batch: int, name: str) -> None:
+        """Give a batch another name; one that exists is BatchExists."""
+
+    @abstractmethod
+    async def stale(self, batch: int) -> list[tuple[int, int]]:
+        """Return the completed tasks of a batch that other code made than its current version, with their versions."""
 
     # ---- work ----
     @abstractmethod
     async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:
         """Claim up to n tasks: pending, due, not waiting for anything; by priority, then in order; attempt + 1.
 
-        No task goes to two claimers. A task with a loss comes alone, after the others.
+        No task goes to two claimers. A task with a loss comes alone and after the others, but before them once it has
+        waited for a minute.
         """
 
     @abstractmethod
@@ -207,16 +261,26 @@ class Backend(ABC):
         """Cancel: pending tasks at once, processing ones are flagged, final ones skipped."""
 
     @abstractmethod
-    async def retry(self, tasks: Filter) -> int:
-        """Put failed and cancelled tasks back to pending with fresh budgets; the old attempt is kept."""
+    async def retry(self, tasks: Filter, version: NewVersion | None = None) -> int:
+        """Put failed and cancelled tasks back to pending with fresh budgets; the old attempt is kept.
+
+        Those of a batch run its current version, which the given one becomes with the batch's own fixed objects.
+        """
+
+    @abstractmethod
+    async def rerun(self, tasks: Filter) -> int:
+        """Put completed tasks back to pending, in bounded transactions; those of a batch run its current version."""
 
     @abstractmethod
     async def prioritize(self, tasks: Filter, priority: int) -> int:
         """Change the priority of pending tasks."""
 
     @abstractmethod
-    async def hold(self, tasks: Filter, why: Waits, on: bool) -> int:
-        """Hold pending tasks, or let them go."""
+    async def hold(self, tasks: Filter, why: Waits, on: bool, session: int | None = None) -> int:
+        """Hold pending tasks, or let them go.
+
+        With a session they are its work from now on, if those who enqueued them have ended.
+        """
 
     @abstractmethod
     async def hold_left(self, lane: str) -> int:
@@ -279,8 +343,8 @@ class Backend(ABC):
         """Group the failures of a batch by type, most frequent first; ``task_id`` is public."""
 
     @abstractmethod
-    async def span(self, batch: int) -> float | None:
-        """Return the seconds from the first start to the last end of a batch's tasks; None before there is an end."""
+    async def pace(self, batch: int, since: int = 0) -> Pace:
+        """Return how a batch has come on since a time (µs in UTC); it looks at all of its tasks."""
 
     @abstractmethod
     async def batches(self, lane: str | None = None) -> list[BatchRow]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sitq.backends import schema
+from sitq.backends.committing import commit
 from sitq.backends.translating import is_busy, translated
 from sitq.backends.writer import PATIENCE_S
 from sitq.errors import BackendError, BackendReadOnly, InvalidArgument, bad_type
@@ -88,7 +89,7 @@ def open_database(path: Path, durability: str) -> tuple[sqlite3.Connection, bool
         patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             schema.migrate(connection, str(path))
-            connection.execute("COMMIT")
+            commit(connection, PATIENCE_S)
         except BaseException:
             connection.execute("ROLLBACK")
             raise

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from sitq.backends import changes
 from sitq.backends.base import Claimer
-from sitq.backends.group import BLOCKS, INLINE_BYTES, Caches, Group, blocks, now_us, remove
+from sitq.backends.batching import ack_batch, check_mapping
+from sitq.backends.committing import came_through
+from sitq.backends.group import BLOCKS, INLINE_BYTES, SCHEDULED, Caches, Group, blocks, due, is_stored, now_us, remove
 from sitq.backends.working import promote
-from sitq.errors import BatchExists, BatchNotFound
-from sitq.models import CANCELLED, MICROSECONDS, PENDING, PROCESSING, Waits
-from sitq.rows import Claim, NewBatch, NewTasks, Options
-from sitq.sealing import ARGUMENTS, SHARED, Sealer
+from sitq.models import PENDING, PROCESSING, Waits
+from sitq.rows import Claim, NewTasks, Options
+from sitq.sealing import ARGUMENTS, Sealer
 
 # What the rows of a request share is bound once: 4 values a row instead of 18 halve the cost of an insert.
 OF_A_TASK = "number, position, params, arguments"
+OF_A_POINT = "number, position, params, arguments, identity, occurrence"
 OF_A_REQUEST = (
     "waits, lane, priority, origin, function, batch, version, enqueued_at, run_at, timeout_s, retry, key, name, tags"
 )
 SHARED_VALUES = ", ".join("?" * (OF_A_REQUEST.count(",") + 1))
-INSERT = {
-    n: f"INSERT INTO tasks ({OF_A_TASK}, {OF_A_REQUEST})"
-    f" SELECT v.column1, v.column2, v.column3, v.column4, {SHARED_VALUES}"
-    f" FROM (VALUES {', '.join(['(?, ?, ?, ?)'] * n)}) AS v WHERE v.column1 IS NOT NULL"
-    for n in BLOCKS
-}
+
+
+def insert(n: int, columns: str) -> str:
+    """Write the statement that stores n tasks."""
+    many = columns.count(",") + 1
+    values = ", ".join(f"v.column{i + 1}" for i in range(many))
+    row = f"({', '.join('?' * many)})"
+    return (
+        f"INSERT INTO tasks ({columns}, {OF_A_REQUEST}) SELECT {values}, {SHARED_VALUES}"
+        f" FROM (VALUES {', '.join([row] * n)}) AS v WHERE v.column1 IS NOT NULL"
+    )
+
+
+INSERT = {n: insert(n, OF_A_TASK) for n in BLOCKS}
+INSERT_POINTS = {n: insert(n, OF_A_POINT) for n in BLOCKS}
 # Writes nothing if another process took the number. Each value that is bound costs 0.3 µs.
 INSERT_NEXT = (
     "INSERT INTO tasks (lane, priority, origin, function, enqueued_at, number, arguments) SELECT 1, ?, ?, ?, ?, ?, ?"
@@ -40,7 +52,7 @@ INSERT_CLAIMED = (
     " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
     " AND NOT EXISTS (SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = 1)"
 )
-SCHEDULED, UNACKED = Waits.SCHEDULED.value, Waits.UNACKED.value  # & of an IntFlag takes 1.4 µs
+UNACKED = Waits.UNACKED.value  # & of an IntFlag takes 1.4 µs
 
 
 def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
@@ -50,7 +62,7 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
         if claimed:
             return [[claimed]]
     number = group.last_task()
-    runs: list[tuple[tuple[Any, ...], list[Any]]] = []  # what rows share, and the values of each
+    runs: list[tuple[tuple[Any, ...], bool, list[Any]]] = []  # what rows share, whether they are points, their values
     large: list[tuple[int, bytes]] = []
     whole: list[int] = []
     answers: list[list[int]] = []
@@ -76,20 +88,24 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
         if not request.last:
             waits |= UNACKED
         batch = request.batch or 0
-        if batch and not group.execute("SELECT 1 FROM batches WHERE number = ?", (batch,)).fetchone():
-            raise BatchNotFound("the batch is gone: its session ended, or was taken for dead, before its map was done")
+        if batch:
+            check_mapping(group, batch, request.session)
         first = number + 1
         position = request.position if batch else None
         shared = shared_values(request, waits, lane, function, group.now, run_at)
-        if not runs or runs[-1][0] != shared:
-            runs.append((shared, []))
-        values = runs[-1][1]
-        for arguments, params in request.calls:
+        are_points = bool(request.calls) and request.calls[0].point is not None
+        if not runs or runs[-1][:2] != (shared, are_points):
+            runs.append((shared, are_points, []))
+        values = runs[-1][2]
+        for arguments, params, point in request.calls:
             number += 1
             sealed: bytes | None = seal(ARGUMENTS, number, digest, serializer, arguments)
             if len(sealed) > INLINE_BYTES:  # type: ignore[arg-type]  # not None yet
                 large.append((number, sealed))  # type: ignore[arg-type]
                 sealed = None
+            if point is not None:
+                values += (number, point.position, params, sealed, point.identity, point.occurrence)
+                continue
             values += (number, position, params, sealed)
             if position is not None:
                 position += 1
@@ -104,9 +120,9 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
             group.claimable = True  # a scheduled one sets the alarm
         if request.batch and request.last:
             whole.append(request.batch)
-    for shared, values in runs:
-        for size, block in blocks(values, 4):
-            group.execute(INSERT[size], (*shared, *block))
+    for shared, are_points, values in runs:
+        for size, block in blocks(values, 6 if are_points else 4):
+            group.execute((INSERT_POINTS if are_points else INSERT)[size], (*shared, *block))
     for task, payload in large:
         group.execute("INSERT INTO payloads (task, kind, sealed) VALUES (?, 0, ?)", (task, payload))
     for batch in whole:  # after the rows: earlier chunks may be part of this very transaction
@@ -144,10 +160,23 @@ def enqueue_next(connection: sqlite3.Connection, sealer: Sealer, caches: Caches,
     False: it is no plain task of the first lane, or another process has the number; nothing was written.
     """
     values = plain_values(sealer, caches, request, now_us())
-    if values is None or connection.execute(INSERT_NEXT, (*values, values[-2] - 1)).rowcount != 1:
+    if values is None:
         return False
-    caches.last_task = values[-2]
+    now, number = values[3:5]
+    try:
+        if connection.execute(INSERT_NEXT, (*values, number - 1)).rowcount != 1:
+            return False
+    except sqlite3.Error as error:
+        if not came_through(connection, error, partial(look_for, connection, number, now)):
+            raise
+    caches.last_task = number
     return True
+
+
+def look_for(connection: sqlite3.Connection, number: int, enqueued_at: int) -> bool:
+    """Tell, in a transaction, whether a task came through, and write something, too; see :func:`came_through`."""
+    changes.note(connection, 0, PENDING, ())
+    return is_stored(connection, number, enqueued_at)
 
 
 def enqueue_claimed(group: Group, request: NewTasks, claimer: Claimer) -> int | None:
@@ -190,7 +219,7 @@ def plain_values(
     """
     options, function = request.options, request.function
     function_number = caches.functions.get(function.digest)
-    ((arguments, params),) = request.calls
+    ((arguments, params, _),) = request.calls
     number = caches.last_task + 1
     if (
         function_number is None
@@ -220,72 +249,8 @@ def is_plain(options: Options) -> bool:
     )
 
 
-def due(run_at: int | None, delay_s: float | None, now: int) -> tuple[int | None, int]:
-    """Return when a task is due and whether it waits for that."""
-    if delay_s:
-        run_at = now + round(delay_s * MICROSECONDS)
-    if run_at is None:
-        return None, 0
-    return run_at, SCHEDULED if run_at > now else 0
-
-
-def ack_batch(group: Group, batch: int) -> None:
-    """Mark a batch as whole, and let its tasks be claimed."""
-    group.execute("UPDATE batches SET acked = 1 WHERE number = ?", (batch,))
-    group.execute(
-        "UPDATE tasks SET waits = waits & ~16 WHERE batch = ? AND state = 0 AND waits <> 0 AND waits & 16", (batch,)
-    )
-    group.claimable = True
-
-
 def take_back(group: Group, numbers: Sequence[list[int]]) -> list[None]:
     """Remove tasks whose enqueuer was cancelled while they were written, unless they were claimed since."""
     for listed in numbers:
         remove(group, listed, (PENDING,))
     return [None] * len(numbers)
-
-
-def share(group: Group, objects: Sequence[tuple[bytes, bytes, int]]) -> list[None]:
-    """Store shared objects (digest, payload, serializer), once per content."""
-    for digest, payload, serializer in objects:
-        if group.execute("SELECT 1 FROM shared WHERE digest = ?", (digest,)).fetchone() is None:
-            sealed = group.sealer.seal(SHARED, 0, digest, serializer, payload)
-            group.execute("INSERT INTO shared (digest, size, sealed) VALUES (?, ?, ?)", (digest, len(payload), sealed))
-    return [None] * len(objects)
-
-
-def create_batch(group: Group, batches: Sequence[NewBatch]) -> list[tuple[int, int]]:
-    """Store batches and their first versions."""
-    made = []
-    for batch in batches:
-        lane = group.lane(batch.lane)
-        try:
-            number = group.execute(
-                "INSERT INTO batches (name, lane, session, created_at) VALUES (?, ?, ?, ?) RETURNING number",
-                (batch.name, lane, batch.session, group.now),
-            ).fetchone()[0]
-        except sqlite3.IntegrityError:
-            raise BatchExists(
-                f"a batch named {batch.name!r} exists in this database: choose another name, or look at it with"
-                f" queue.batch({batch.name!r})"
-            ) from None
-        fixed = json.dumps({name: digest.hex() for name, digest in batch.fixed.items()})
-        version = group.execute(
-            "INSERT INTO versions (batch, ordinal, function, fixed, record_result, created_at)"
-            " VALUES (?, 1, ?, ?, ?, ?) RETURNING number",
-            (number, group.function(batch.function), fixed, batch.record_result, group.now),
-        ).fetchone()[0]
-        group.count(lane, number, 0, 0)
-        made.append((number, version))
-    return made
-
-
-def drop_batch(group: Group, batches: Sequence[int]) -> list[None]:
-    """Remove batches that were never acked, with their tasks."""
-    for batch in batches:
-        if group.execute("SELECT 1 FROM batches WHERE number = ? AND acked = 0", (batch,)).fetchone():
-            numbers = [row[0] for row in group.execute("SELECT number FROM tasks WHERE batch = ?", (batch,))]
-            remove(group, numbers, (PENDING, CANCELLED))  # somebody may have cancelled them meanwhile
-            group.execute("DELETE FROM versions WHERE batch = ?", (batch,))
-            group.execute("DELETE FROM batches WHERE number = ?", (batch,))
-    return [None] * len(batches)

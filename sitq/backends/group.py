@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import struct
 import time
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sitq.backends import changes
 from sitq.backends.base import Change, Claimer
 from sitq.ids import PublicIds
-from sitq.models import COMPLETED
+from sitq.models import COMPLETED, MICROSECONDS, PENDING, STATES, Waits
 from sitq.rows import Claim, Completion, Filter, Function
 from sitq.sealing import FUNCTION, Sealer
 
 INLINE_BYTES = 4096  # larger payloads live in a table of their own: at 200 kB completion is 100 times faster
 BLOCKS = tuple(1 << i for i in range(9))  # rows in one VALUES; few sizes, so that the statements stay prepared
-REMEMBERED = 100_000  # transitions that are kept for readers in other processes
 
 
 def now_us() -> int:
@@ -39,7 +37,9 @@ class Caches:
     functions: dict[bytes, int] = field(default_factory=dict)  # by digest
     last_task: int = 0  # highest number that this process gave; another one may have given higher ones
     next_due: int | None = None  # when the next scheduled task is due, in µs
-    due_until: int = 0  # until then that is known; scheduled tasks of other processes come with a look
+    lossy: int = 0  # whether there are pending tasks that lost a worker
+    due_until: int = 0  # until then the two are known; scheduled tasks of other processes come with a look
+    noted: int = 0  # transitions that this process wrote to the changes since it looked at what is too old there
 
 
 class Group:
@@ -56,6 +56,8 @@ class Group:
         max_losses: int,
     ):
         self.execute = connection.execute
+        self.connection = connection
+        self._rows_before = connection.total_changes
         self.sealer = sealer
         self.ids = ids
         self.caches = caches
@@ -70,9 +72,12 @@ class Group:
         ] = {}  # (lane, batch) -> added, removed, completed, failed, cancelled
         self.new: list[int] = []  # numbers of new tasks
         self.claimable = False  # something may be claimed now
+        self.empties = False  # a worker claims nothing, so that it is soon empty for a task that is to run alone
         self.known = Caches({}, {})  # for the caches, once committed
         self.undo: list[tuple[Claimer, int, int, bool]] = []
         self.claims: list[tuple[Claimer, list[Claim]]] = []
+        self.noted = 0  # transitions written to the changes
+        self._mark: int | None = None  # number of a change that this transaction wrote
 
     def count(self, lane: int, batch: int, column: int, n: int = 1) -> None:
         """Add to a counter: column 0 added, 1 removed, 2 completed, 3 failed, 4 cancelled."""
@@ -106,10 +111,24 @@ class Group:
                     (*row, lane, batch),
                 )
         for state, numbers in self.changes:
-            self.execute(
-                "INSERT INTO changes (source, state, size, tasks) VALUES (?, ?, ?, ?)",
-                (self.source, state, len(numbers), array("q", numbers).tobytes()),
-            )
+            self.note(state, numbers)
+        if self._mark is None and not self.new and self.connection.total_changes != self._rows_before:
+            self.note(PENDING, ())  # so that every transaction can be told from another; see came_through
+
+    def note(self, state: int, numbers: Sequence[int]) -> None:
+        """Write a change for other processes; see :func:`sitq.backends.changes.note`."""
+        self._mark = changes.note(self.connection, self.source, state, numbers)
+        self.noted += len(numbers)
+
+    def came_through(self) -> bool:
+        """Tell, in a new transaction, whether this one is stored although its commit failed; write something, too."""
+        if self._mark is not None:
+            found = self.execute("SELECT 1 FROM changes WHERE number = ? AND source = ?", (self._mark, self.source))
+            stored = found.fetchone() is not None
+        else:
+            stored = not self.new or is_stored(self.connection, self.new[-1], self.now)
+        self.note(PENDING, ())
+        return stored
 
     def schedule(self, run_at: int) -> None:
         """Remember when a task is due."""
@@ -125,7 +144,11 @@ class Group:
         """Return the number of a lane, which is made when it is new."""
         number = self.caches.lanes.get(name) or self.known.lanes.get(name)
         if number is None:
-            self.execute("INSERT OR IGNORE INTO lanes (name) VALUES (?)", (name,))
+            self.execute(
+                "INSERT OR IGNORE INTO lanes (name, paused)"
+                " VALUES (?, coalesce((SELECT paused FROM lanes WHERE number = 0), 0))",
+                (name,),
+            )
             number = self.execute("SELECT number FROM lanes WHERE name = ?", (name,)).fetchone()[0]
             self.known.lanes[name] = number
         return int(number)
@@ -160,6 +183,12 @@ class Group:
         return int(row[0]) if row else 0
 
 
+def is_stored(connection: sqlite3.Connection, number: int, enqueued_at: int) -> bool:
+    """Whether a new task is stored: this one, and not another process's that took the same number."""
+    found = connection.execute("SELECT 1 FROM tasks WHERE number = ? AND enqueued_at = ?", (number, enqueued_at))
+    return found.fetchone() is not None
+
+
 def blocks(values: list[Any], width: int) -> Iterator[tuple[int, list[Any]]]:
     """Cut the values of rows into blocks, and fill each up with NULLs to a size whose statement is prepared."""
     whole = width * BLOCKS[-1]
@@ -167,6 +196,18 @@ def blocks(values: list[Any], width: int) -> Iterator[tuple[int, list[Any]]]:
         block = values[at : at + whole]
         size = 1 << (len(block) // width - 1).bit_length()
         yield size, block + [None] * (width * size - len(block))
+
+
+SCHEDULED = Waits.SCHEDULED.value
+
+
+def due(run_at: int | None, delay_s: float | None, now: int) -> tuple[int | None, int]:
+    """Return when a task is due and whether it waits for that."""
+    if delay_s:
+        run_at = now + round(delay_s * MICROSECONDS)
+    if run_at is None:
+        return None, 0
+    return run_at, SCHEDULED if run_at > now else 0
 
 
 def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int:
@@ -207,6 +248,40 @@ def keep_attempt(group: Group, number: int, ended: str, c: Completion | None = N
     )
 
 
+def back_to_pending(
+    group: Group, condition: str, values: Sequence[Any], waits: str, run_at: int | None = None
+) -> list[int]:
+    """Put tasks that have ended back to pending with fresh budgets; what they were stays in their attempts.
+
+    Parameters
+    ----------
+    condition, values
+        Which tasks; all of them have ended.
+    waits : str
+        An SQL expression: what they wait for.
+    """
+    rows = group.execute(f"SELECT number, lane, batch, state FROM tasks WHERE {condition}", values).fetchall()
+    for number, lane, batch, state in rows:
+        keep_attempt(group, number, STATES[state].value)
+        group.count(lane, batch, state, -1)
+    numbers = sorted(row[0] for row in rows)
+    listed = json.dumps(numbers)
+    group.execute(
+        "UPDATE payloads SET kind = -(SELECT attempt FROM tasks WHERE number = task)"
+        " WHERE kind = 1 AND task IN (SELECT value FROM json_each(?))",
+        (listed,),
+    )
+    group.execute(
+        "UPDATE tasks SET state = 0, losses = 0, failures = 0, cancelling = 0, started_at = NULL, finished_at = NULL,"
+        " duration_s = NULL, error_type = NULL, error = NULL, traceback = NULL, fields = NULL, value = NULL,"
+        f" run_at = ?, waits = {waits} WHERE number IN (SELECT value FROM json_each(?))",
+        (run_at, listed),
+    )
+    group.change(PENDING, numbers)
+    group.claimable = True
+    return numbers
+
+
 def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
     """Write a filter as a condition and its parameters."""
     conditions: list[str] = ["1"]
@@ -214,33 +289,15 @@ def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
     if tasks.numbers is not None:
         conditions.append(f"{table}number IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(list(tasks.numbers)))
-    if tasks.batch is not None:
+    if tasks.batch is not None and tasks.asked:
         conditions.append(f"{table}batch = ? AND {table}batch <> 0")
         values.append(tasks.batch)
+    elif tasks.batch is not None:
+        conditions.append(f"{table}batch IN (?, -?) AND {table}batch <> 0")
+        values += (tasks.batch, tasks.batch)
     if tasks.lane is not None:
         conditions.append(f"{table}lane = (SELECT number FROM lanes WHERE name = ?)")
         values.append(tasks.lane)
     if tasks.states:
         conditions.append(f"{table}state IN ({', '.join(str(int(state)) for state in tasks.states)})")
     return " AND ".join(conditions), values
-
-
-def forget_changes(connection: sqlite3.Connection) -> None:
-    """Delete the oldest changes, so that the last 100,000 transitions stay."""
-    last = connection.execute("SELECT max(number) FROM changes").fetchone()[0]
-    if last is None:
-        return
-    kept = 0
-    rows = connection.execute(
-        "SELECT number, size FROM changes ORDER BY number DESC LIMIT ?", (REMEMBERED + 1,)
-    ).fetchall()
-    for number, size in rows:
-        kept += size
-        if kept > REMEMBERED:
-            connection.execute("DELETE FROM changes WHERE number < ?", (number,))
-            return
-
-
-def unpack_numbers(blob: bytes) -> Sequence[int]:
-    """Read the row numbers of a change."""
-    return struct.unpack(f"<{len(blob) // 8}q", blob)

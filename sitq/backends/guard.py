@@ -7,6 +7,9 @@ that, so the guard holds read locks of that kind on the very bytes SQLite looks 
 
 Closing any own descriptor of the file would drop this process's POSIX locks as well. So there is one guard per process
 and file, shared by all backends on it, and its descriptors are closed last.
+
+A forked child has these descriptors, and SQLite's own record of locks, but none of the locks: there the file stays
+closed for ever (sqlite.org/howtocorrupt.html, section 2.6).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from sitq.errors import BackendMoved, QueueClosed
+from sitq.errors import BackendMoved, ForkedQueue, QueueClosed
 
 try:
     import fcntl
@@ -31,9 +34,12 @@ DEAD_MAN_SWITCH = 128  # the byte of the -shm file that says somebody is connect
 MX_FRAME = 16  # where it says how many frames are valid (sqlite.org/walformat.html, section 2.1)
 WAL_INDEX_HEADER = 48  # bytes at the head of -shm that change with every commit
 
-CLOCK_TICK_NS = 3_000_000_000  # longer than any granularity of times; FAT's is the coarsest
+# Two changes of a folder within one tick leave the same time. The kernel's clock ticks every 10 ms at the slowest, but
+# some file systems keep whole seconds only, and FAT every other one.
+TICK_NS, COARSE_TICK_NS = 100_000_000, 3_000_000_000
 
 _guards: dict[tuple[int, int], FileGuard] = {}
+_inherited: set[tuple[int, int]] = set()  # files that were open when this process was forked
 _lock = threading.Lock()
 
 
@@ -49,6 +55,7 @@ class FileGuard:
         self._folder = os.path.dirname(self.path)
         self._folder_seen = (0, 0)  # inode and modification time for which the files were found right
         self._database = os.open(path, os.O_RDONLY)
+        self._folder_opened = _open_folder(self._folder)
         self._shm: int | None = None
         self.identity = _identity(os.fstat(self._database))
         self._wal_identity: tuple[int, int] | None = None
@@ -68,8 +75,22 @@ class FileGuard:
             return
         self._folder_seen = (0, 0)
         self._check_files()
-        if folder is not None and self.journal_is_wal and abs(time.time_ns() - folder.st_mtime_ns) > CLOCK_TICK_NS:
-            self._folder_seen = (folder.st_ino, folder.st_mtime_ns)  # else there may be another change in the same tick
+        if folder is not None and self.journal_is_wal:
+            changed = folder.st_mtime_ns
+            if abs(time.time_ns() - changed) > (TICK_NS if changed % 1000 else COARSE_TICK_NS):
+                self._folder_seen = (folder.st_ino, changed)  # else there may be another change in the same tick
+
+    def check_again(self) -> None:
+        """Raise BackendMoved if a file went since the check: between a commit and its ack.
+
+        The folder is looked at through its descriptor, for 0.9 µs where a path takes 1.8. That shows whatever is
+        deleted or renamed in it; the folder's own way is left to the next check, since its files go with it.
+        """
+        if self._folder_opened is not None:
+            folder = os.fstat(self._folder_opened)
+            if (folder.st_ino, folder.st_mtime_ns) == self._folder_seen:
+                return
+        self.check()
 
     def _check_files(self) -> None:
         try:
@@ -132,12 +153,15 @@ class FileGuard:
 
     def close_descriptors(self) -> None:
         """Close the descriptors; only after all connections are closed."""
-        os.close(self._database)
-        if self._shm is not None:
-            os.close(self._shm)
+        for descriptor in (self._database, self._shm, self._folder_opened):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-ADVICE = "What was acked before is in the old file, if that still exists; restore it, then open the queue again."
+ADVICE = (
+    "What was acked before is in the old file, if that still exists. Close the queue (await queue.close()), restore the"
+    " file if you want it back, then open the queue again."
+)
 
 
 def acquire(path: Path, wal: bool) -> FileGuard:
@@ -180,5 +204,50 @@ def left(guard: FileGuard) -> None:
             guard.close_descriptors()
 
 
+def refuse_inherited(path: Path) -> None:
+    """Refuse a file that was open when this process was forked."""
+    try:
+        identity = _identity(os.stat(path))
+    except OSError:
+        return  # a new one
+    if identity in _inherited:
+        raise forked(str(path))
+
+
+def forked(where: str) -> ForkedQueue:
+    """Word the error for a file that was open when this process was forked."""
+    return ForkedQueue(
+        f"{where} was open when this process was forked, which neither connections nor locks survive: start the child"
+        " by multiprocessing's 'spawn' or by subprocess, or fork before the queue is opened"
+    )
+
+
+def inherit(path: Path) -> None:
+    """Say, in a forked child, that a file was open or about to be."""
+    try:
+        _inherited.add(_identity(os.stat(path)))
+    except OSError:
+        pass  # it is not there any more, or not yet
+
+
+def _after_fork() -> None:
+    """In a child: the parent's guards are not ours to use or to close, and another thread may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.update(_guards)
+    _guards.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _identity(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
+
+
+def _open_folder(folder: str) -> int | None:
+    try:
+        return os.open(folder, getattr(os, "O_PATH", os.O_RDONLY))
+    except OSError:
+        return None  # Windows opens no folders

@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sitq.backends import queries
 from sitq.backends.base import GAP, Beat, Change
+from sitq.backends.changes import unpack_numbers
 from sitq.backends.connecting import connect, patiently
-from sitq.backends.group import unpack_numbers
 from sitq.backends.guard import FileGuard, leave, left, share
 from sitq.models import PENDING
 from sitq.rows import SessionRow
@@ -68,8 +69,12 @@ class SQLiteHeart:
         self._woken = threading.Event()
         self._stamp = guard.stamp()
         self._poll_s = IDLE_POLL_S
-        self._mark = self._connection.execute(queries.CHANGES_BOUNDS).fetchone()[1]
-        self._last_task = self._connection.execute(queries.LAST_TASK).fetchone()[0]
+        self._mark = self._run(queries.CHANGES_BOUNDS)[0][1]
+        self._last_task = self._run(queries.LAST_TASK)[0][0]
+
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement; without a WAL, readers wait for writers."""
+        return patiently(lambda: self._connection.execute(sql, values).fetchall())
 
     def beat(self, sessions: Sequence[int]) -> Beat:
         """Add 1 to the beat of each session; check that the file is still where it was."""
@@ -77,23 +82,21 @@ class SQLiteHeart:
         listed = json.dumps(list(sessions))
         alive = {
             row[0]
-            for row in patiently(
-                lambda: self._connection.execute(
-                    "UPDATE sessions SET beat = beat + 1 WHERE ended IS NULL"
-                    " AND number IN (SELECT value FROM json_each(?)) RETURNING number",
-                    (listed,),
-                ).fetchall()
+            for row in self._run(
+                "UPDATE sessions SET beat = beat + 1 WHERE ended IS NULL"
+                " AND number IN (SELECT value FROM json_each(?)) RETURNING number",
+                (listed,),
             )
         }
-        cancelling = self._connection.execute(
+        cancelling = self._run(
             "SELECT number FROM tasks WHERE state = 1 AND cancelling AND session IN (SELECT value FROM json_each(?))",
             (listed,),
-        ).fetchall()
+        )
         return Beat([s for s in sessions if s not in alive], [row[0] for row in cancelling])
 
     def living(self) -> list[SessionRow]:
         """Return the sessions that have not ended."""
-        return [SessionRow._make(row) for row in self._connection.execute(queries.SESSIONS).fetchall()]
+        return [SessionRow._make(row) for row in self._run(queries.SESSIONS)]
 
     def wait(self, timeout: float) -> bool:
         """Wait for a commit of anybody, looking at the file's stamp: no SQL, and no lock."""
@@ -114,7 +117,7 @@ class SQLiteHeart:
     def publish(self) -> None:
         """Tell what other processes changed since the last time."""
         changes: list[Change] = []
-        rows = self._connection.execute(queries.CHANGES, (self._mark,)).fetchall()
+        rows = self._run(queries.CHANGES, (self._mark,))
         if rows:
             if rows[0][0] != self._mark + 1:
                 changes.append(GAP)
@@ -122,7 +125,7 @@ class SQLiteHeart:
                 Change(state, unpack_numbers(blob)) for _, source, state, blob in rows if source != self._source
             ]
             self._mark = rows[-1][0]
-        last = self._connection.execute(queries.LAST_TASK).fetchone()[0]
+        last = self._run(queries.LAST_TASK)[0][0]
         changes += [Change(PENDING, numbers) for numbers in self._enqueued_by_others(last)]
         if changes:
             self._poll_s = FIRST_POLL_S

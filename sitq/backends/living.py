@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sitq.backends.enqueueing import drop_batch
+from sitq.backends.batching import give_up
 from sitq.backends.group import Group
 from sitq.backends.working import Releasing, finish_without_worker, release, unclaim
 from sitq.models import FAILED
@@ -28,6 +28,13 @@ def register(group: Group, sessions: Sequence[SessionRow]) -> list[int]:
     ]
 
 
+def update(group: Group, requests: Sequence[tuple[int, int]]) -> list[None]:
+    """Store how many slots sessions have now."""
+    for session, concurrency in requests:
+        group.execute("UPDATE sessions SET concurrency = ? WHERE number = ?", (concurrency, session))
+    return [None] * len(requests)
+
+
 def end(group: Group, sessions: Sequence[int]) -> list[None]:
     """End sessions; what they have claimed is released."""
     for session in sessions:
@@ -41,9 +48,9 @@ def end(group: Group, sessions: Sequence[int]) -> list[None]:
 
 
 def drop_half_written(group: Group, session: int) -> None:
-    """Remove the batches whose map will never write its last row."""
-    rows = group.execute("SELECT number FROM batches WHERE session = ? AND acked = 0", (session,)).fetchall()
-    drop_batch(group, [row[0] for row in rows])
+    """Give up the maps that will never write their last rows."""
+    rows = group.execute("SELECT number FROM batches WHERE mapping = ?", (session,)).fetchall()
+    give_up(group, [(row[0], session) for row in rows])
 
 
 def rescue_all(group: Group, requests: Sequence[Sequence[int]]) -> list[None]:

@@ -9,22 +9,25 @@ import os
 import sqlite3
 import tempfile
 import threading
-import warnings
+import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiosqlite
+import aiosqlite.core
 
-from sitq.backends import enqueueing, group, guard, working
+from sitq.backends import changes, enqueueing, guard, working
 from sitq.backends.base import GAP, Change, Claimer, tell
-from sitq.backends.connecting import connect, open_database
+from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
 from sitq.backends.translating import translated
 from sitq.backends.writer import Writer
-from sitq.errors import QueueClosed, SitqError
+from sitq.errors import QueueClosed
 from sitq.ids import PublicIds
+from sitq.loops import exiting
 from sitq.models import MICROSECONDS, PENDING
 from sitq.rows import NewTasks
 from sitq.sealing import Sealer, find_keys
@@ -36,7 +39,15 @@ log = logging.getLogger("sitq")
 
 # The order of operations in a group: what frees slots before what fills them.
 ENQUEUE, COMPLETE, RELEASE, STEER, LOOK = range(5)
+EMPTYING_S = 1.0  # how often a worker that empties itself looks whether it still needs to
 ANSWER_S = 0.5  # how long a cancelled read is waited for
+
+
+class Reader(NamedTuple):
+    """A connection of aiosqlite, for one loop, and the task that opens it."""
+
+    connection: aiosqlite.Connection
+    opening: asyncio.Task[None]
 
 
 class Opened:
@@ -50,7 +61,7 @@ class Opened:
         self.caches = Caches()
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.writer_ready = False
-        self._readers: dict[asyncio.AbstractEventLoop, asyncio.Task[aiosqlite.Connection]] = {}
+        self._readers: dict[asyncio.AbstractEventLoop, Reader] = {}
         self._point: sqlite3.Connection | None = None
         self._point_lock = threading.Lock()
         self.guard: guard.FileGuard
@@ -58,6 +69,7 @@ class Opened:
             self._connect,
             self._begin,
             lambda: self.guard.check(),
+            lambda: self.guard.check_again(),
             self._idle,
             backend.durability == "normal",
             lambda: self.guard.frames(),
@@ -71,12 +83,13 @@ class Opened:
             backend.path = Path(self.folder.name) / "sitq.db"
         connection, wal = open_database(backend.path, backend.durability)
         try:
-            database_id = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()[0]
+            find_id = "SELECT value FROM meta WHERE name = 'database_id'"
+            ((database_id,),) = patiently(lambda: connection.execute(find_id).fetchall())
             backend.ids = PublicIds(database_id)
             backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
-            self._point = connect(backend.path, checkpoints=False)
+            point = self._point = connect(backend.path, checkpoints=False)
             # A connection opens the WAL when it first reads; later, that may be another one, see FileGuard.
-            self._point.execute("SELECT 1 FROM meta").fetchall()
+            patiently(lambda: point.execute("SELECT 1 FROM meta").fetchall())
             self.guard = guard.acquire(backend.path, wal)
         except sqlite3.Error as error:
             connection.close()
@@ -92,7 +105,9 @@ class Opened:
 
     def _idle(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.OperationalError):  # locked by another process: it tidies up itself
-            group.forget_changes(connection)
+            before = changes.too_old(connection)
+            while before and changes.forget(connection, before):
+                pass
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def take_back(self, numbers: list[int]) -> None:
@@ -107,8 +122,13 @@ class Opened:
                 return None
         number = self.caches.last_task + 1
         self.own.append((number, number))  # before the commit, after which the heart looks
-        if not enqueueing.enqueue_next(connection, self.backend.sealer, self.caches, tasks):
-            self.own.pop()
+        stored = False
+        try:
+            stored = enqueueing.enqueue_next(connection, self.backend.sealer, self.caches, tasks)
+        finally:
+            if not stored:
+                self.own.pop()
+        if not stored:
             return None
         numbers = [number]
         if self.backend.listeners:
@@ -123,24 +143,27 @@ class Opened:
         with contextlib.suppress(QueueClosed):
             self.writer.post(LOOK, working.look, None, patient=True)
 
-    def publish_foreign(self, changes: list[Change]) -> None:
+    def forget(self, before: int) -> None:
+        """Forget changes that are too old, in transactions of the writer's thread."""
+        self.caches.noted = 0
+        with contextlib.suppress(QueueClosed):
+            self.writer.post(STEER, forget, before)
+
+    def publish_foreign(self, told: list[Change]) -> None:
         """Tell what another process changed."""
-        claimable = any(change.state in (PENDING, GAP.state) for change in changes)
+        claimable = any(change.state in (PENDING, GAP.state) for change in told)
         if claimable and any(claimer.free > 0 for claimer in self.claimers):
             self.look()
-        tell(self.backend.listeners, changes)
+        tell(self.backend.listeners, [change for change in told if change.numbers or change is GAP])
 
     # ---- reading ----
     async def read(self, sql: str, values: Sequence[Any]) -> list[Any]:
         """Read with aiosqlite, whole and without a transaction: what was acked is always visible."""
         loop = asyncio.get_running_loop()
-        reader = self._readers.get(loop)
-        if reader is None:
-            for closed in [known for known in self._readers if known.is_closed()]:
-                stop_reader(self._readers.pop(closed))
-            reader = self._readers[loop] = loop.create_task(self._open_reader())
+        reader = self._readers.get(loop) or self._add_reader(loop)
         try:
-            connection = await asyncio.shield(reader)
+            connection = reader.connection
+            await asyncio.shield(reader.opening)
             try:
                 return list(await connection.execute_fetchall(sql, values))
             except asyncio.CancelledError:
@@ -148,18 +171,24 @@ class Opened:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(connection.execute_fetchall("SELECT 1"), ANSWER_S)
                 raise
-        except (sqlite3.Error, SitqError) as error:
-            if reader.done() and not reader.cancelled() and reader.exception() is not None:
+        except sqlite3.Error as error:
+            if reader.opening.done() and reader.opening.exception() is not None:
                 self._readers.pop(loop, None)  # the next read opens another
-            if isinstance(error, SitqError):
-                raise
             raise translated(error, self.backend.where) from error
+        except ValueError as error:  # of a connection that was stopped, as it is when the process exits
+            raise QueueClosed(f"{self.backend.where} was closed meanwhile") from error
 
-    async def _open_reader(self) -> aiosqlite.Connection:
+    def _add_reader(self, loop: asyncio.AbstractEventLoop) -> Reader:
+        for closed in [known for known in list(self._readers) if known.is_closed()]:
+            if left := self._readers.pop(closed, None):  # else another thread was faster
+                stop(left.connection)
         self.guard.check()
-        connection = await aiosqlite.connect(self.backend.path, timeout=20, isolation_level=None, cached_statements=256)
-        await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
-        return connection
+        where = f"{self.backend.path.as_uri()}?mode=rw"  # a file that is deleted just now is not made anew
+        connection = aiosqlite.connect(where, uri=True, timeout=20, isolation_level=None, cached_statements=256)
+        if exiting():
+            connection._thread.daemon = True  # the exit does not wait for it, since nobody would stop it
+        reader = self._readers[loop] = Reader(connection, loop.create_task(open_reader(connection)))
+        return reader
 
     def read_one(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
         """Read one row on this thread: 10 µs where a hop to a reader takes 100. None: busy, read it the other way."""
@@ -186,12 +215,13 @@ class Opened:
     async def close(self) -> None:
         """Write what is queued, then close every connection, the descriptors last."""
         loop = asyncio.get_running_loop()
-        for owner, opening in list(self._readers.items()):
-            if owner is loop:
-                with contextlib.suppress(sqlite3.Error, SitqError):
-                    await (await opening).close()
+        for owner, reader in list(self._readers.items()):
+            if owner is loop and reader.connection._running:
+                with contextlib.suppress(sqlite3.Error):
+                    await reader.opening
+                    await reader.connection.close()
             else:
-                stop_reader(opening)
+                stop(reader.connection)
         self._readers.clear()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -206,8 +236,8 @@ class Opened:
 
     def tidy(self) -> None:
         """Close what the writer's end leaves open."""
-        for opening in self._readers.values():
-            stop_reader(opening)
+        for reader in self._readers.values():
+            stop(reader.connection)
         self._readers.clear()
         if self.writer_ready:
             guard.leave(self.guard)
@@ -231,6 +261,7 @@ class Transaction(Group):
         )
         self._opened = opened
         self._owned = False
+        self.forget_before = 0  # changes before this number are to be forgotten by the next transactions
         self.claimers = opened.claimers
 
     def finish(self) -> None:
@@ -247,19 +278,22 @@ class Transaction(Group):
         opened = self._opened
         opened.caches.lanes.update(self.known.lanes)
         opened.caches.functions.update(self.known.functions)
+        opened.caches.noted += self.noted
+        if self.forget_before or opened.caches.noted >= changes.FORGET_EVERY:
+            opened.forget(self.forget_before)
         if self.new:
             opened.caches.last_task = self.new[-1]
         for claimer, claims in self.claims:
             claimer.deliver(claims)
         if self.caches.next_due is not None and self.claimable and any(claimer.free > 0 for claimer in opened.claimers):
             opened.writer.set_alarm(self.caches.next_due / MICROSECONDS, opened.look)
+        if self.empties:  # … for nothing, if another worker took that task
+            opened.writer.set_alarm(time.time() + EMPTYING_S, opened.look)
         listeners = opened.backend.listeners
         if listeners:
-            changes = self.changes
-            if self.new:
-                changes = [Change(PENDING, self.new), *changes]
-            if changes:
-                tell(listeners, changes)
+            told = [Change(PENDING, self.new), *self.changes] if self.new else self.changes
+            if told:
+                tell(listeners, told)
 
     def rolled_back(self) -> None:
         """Take back what was changed in memory."""
@@ -269,14 +303,48 @@ class Transaction(Group):
         self.take_back()
 
 
+def forget(group: Transaction, numbers: Sequence[int]) -> list[None]:
+    """Forget changes before a number (0: those that are too old), a thousand in this transaction."""
+    for before in numbers:
+        before = before or changes.too_old(group.connection)
+        if before and changes.forget(group.connection, before):
+            group.forget_before = before
+    return [None] * len(numbers)
+
+
 def _set(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
 
 
-def stop_reader(opening: asyncio.Task[aiosqlite.Connection]) -> None:
-    """Stop a reader whose loop may be gone."""
-    if opening.done() and not opening.cancelled() and opening.exception() is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stop() asks for a current loop, and there may be none
-            opening.result().stop()
+async def open_reader(connection: aiosqlite.Connection) -> None:
+    """Connect."""
+    try:
+        await connection
+        await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
+    except BaseException as error:
+        stop(connection)
+        if isinstance(error, asyncio.CancelledError):
+            # This may be the end of the loop, and answers that are under way would meet a closed one.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    while connection._thread.is_alive():  # noqa: ASYNC110  # a thread's end is no event
+                        await asyncio.sleep(0.001)
+        raise
+
+
+def stop(connection: aiosqlite.Connection) -> None:
+    """Let a connection's thread end after what it was asked for.
+
+    Its own ``stop()`` has the thread answer in the loop that runs here. Where that is closed sooner, as at the end of
+    an ``asyncio.run`` beside another, the answer kills the thread.
+    """
+    connection._running = False
+    connection._tx.put_nowait((None, partial(_close, connection)))
+
+
+def _close(connection: aiosqlite.Connection) -> object:
+    opened, connection._connection = connection._connection, None
+    if opened is not None:
+        opened.close()
+    return aiosqlite.core._STOP_RUNNING_SENTINEL

@@ -6,17 +6,40 @@ from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
 
-TASKS = """
+# Whether a result of one version differs from what the current one would give, as far as the code tells.
+OTHER_CODE = "made.code <> now.code OR (made.fixed <> now.fixed AND now.label IS NULL)"
+# Tasks that were computed from results that are stale, or that have been computed anew since. Without dependencies
+# nothing is read.
+TAINTED = f"""
+WITH RECURSIVE tainted (number) AS (
+    SELECT dependencies.task FROM dependencies
+        JOIN tasks ON tasks.number = dependencies.needs
+        JOIN tasks AS dependent ON dependent.number = dependencies.task
+        LEFT JOIN batches ON batches.number = abs(tasks.batch)
+        LEFT JOIN versions AS made ON made.number = tasks.version
+        LEFT JOIN versions AS now ON now.number = batches.version
+    WHERE tasks.state = 2 AND ({OTHER_CODE}) OR tasks.finished_at > dependent.started_at
+    UNION
+    SELECT dependencies.task FROM dependencies JOIN tainted ON tainted.number = dependencies.needs
+)
+"""
+IS_STALE = f"tasks.state = 2 AND ({OTHER_CODE} OR tasks.number IN (SELECT number FROM tainted))"
+
+TASKS = f"""
+{TAINTED}
 SELECT tasks.number, tasks.state, tasks.waits, tasks.cancelling, lanes.name, tasks.priority, batches.name,
     tasks.position, functions.name, tasks.name, tasks.tags, tasks.key, tasks.attempt, tasks.losses, tasks.failures,
     tasks.enqueued_at, tasks.run_at, tasks.started_at, tasks.finished_at, tasks.duration_s, tasks.timeout_s,
-    sessions.name, tasks.error_type, tasks.error, tasks.params, tasks.fields
+    sessions.name, tasks.error_type, tasks.error, tasks.params, tasks.fields,
+    coalesce({IS_STALE}, 0), tasks.batch = 0 OR tasks.position IS NOT NULL
 FROM tasks
     JOIN lanes ON lanes.number = tasks.lane
     JOIN functions ON functions.number = tasks.function
-    LEFT JOIN batches ON batches.number = tasks.batch
+    LEFT JOIN batches ON batches.number = abs(tasks.batch)
+    LEFT JOIN versions AS made ON made.number = tasks.version
+    LEFT JOIN versions AS now ON now.number = batches.version
     LEFT JOIN sessions ON sessions.number = tasks.session
-WHERE tasks.number > ? AND {condition} ORDER BY tasks.number LIMIT ?
+WHERE tasks.number > ? AND {{condition}} ORDER BY {{order}} LIMIT ?
 """
 
 RESULTS = """
@@ -33,6 +56,8 @@ RESULT_OF_ONE = RESULTS.format(which="= ?")
 RESULTS_OF_MANY = RESULTS.format(which="IN (SELECT value FROM json_each(?))")
 
 STATES = "SELECT number, state FROM tasks WHERE number IN (SELECT value FROM json_each(?))"
+
+NUMBERS_BEHIND = "SELECT number FROM tasks WHERE number > ? AND {condition} ORDER BY number LIMIT ?"
 
 ATTEMPTS = """
 SELECT task, attempt, attempts.ended, attempts.started_at, finished_at, duration_s, sessions.name, error_type, error
@@ -57,7 +82,7 @@ SELECT
 FROM counts WHERE {counts}
 """
 
-HELD = "SELECT count(*) FROM tasks WHERE state = 0 AND waits <> 0 AND waits & 6 AND {condition}"
+HELD = "SELECT count(*) FROM tasks WHERE state = 0 AND waits <> 0 AND waits & 6 AND NOT waits & 32 AND {condition}"
 
 FAILURES = """
 SELECT error_type, count(*), min(number) FROM tasks WHERE state = 3 AND batch = ?
@@ -65,23 +90,53 @@ GROUP BY error_type ORDER BY 2 DESC, 3 LIMIT ?
 """
 FAILURE = "SELECT error, traceback FROM tasks WHERE number = ?"
 
-SPAN = "SELECT (max(finished_at) - min(started_at)) / 1e6 FROM tasks WHERE batch = ? AND batch <> 0"
+PACE = """
+SELECT coalesce(sum(finished_at < ?2), 0), coalesce(sum(started_at >= ?2 AND state IN (2, 3)), 0),
+    coalesce(max(CASE WHEN started_at >= ?2 THEN finished_at END)
+        - min(CASE WHEN started_at >= ?2 THEN started_at END), 0) / 1e6
+FROM tasks WHERE batch = ?1 AND batch <> 0
+"""
 
 BATCHES = """
 SELECT batches.number, batches.name, lanes.name, functions.name, batches.created_at, acked,
     added - removed, completed, failed, cancelled
 FROM batches
     JOIN lanes ON lanes.number = batches.lane
-    JOIN versions ON versions.batch = batches.number AND ordinal = 1
+    JOIN versions ON versions.number = batches.version
     JOIN functions ON functions.number = versions.function
     JOIN counts ON counts.lane = batches.lane AND counts.batch = batches.number
 WHERE {condition} ORDER BY batches.number DESC
 """
 
+POINTS = """
+SELECT number, identity, occurrence, state, waits, position, version, batch < 0 FROM tasks
+WHERE batch IN (?1, -?1) AND identity IS NOT NULL ORDER BY number
+"""
+VERSIONS = """
+SELECT versions.number, functions.number, functions.digest, functions.name, module, coroutine, source, x'', made_with,
+    code, label, parts, fixed, record_result, versions.created_at, versions.number = batches.version,
+    coalesce(made.tasks, 0)
+FROM versions
+    JOIN batches ON batches.number = versions.batch
+    JOIN functions ON functions.number = versions.function
+    LEFT JOIN (SELECT version, count(*) AS tasks FROM tasks WHERE batch = ?1 GROUP BY version) AS made
+        ON made.version = versions.number
+WHERE versions.batch = ?1 ORDER BY versions.number
+"""
+STALE = f"""
+{TAINTED}
+SELECT tasks.number, tasks.version FROM tasks
+    JOIN batches ON batches.number = tasks.batch
+    JOIN versions AS made ON made.number = tasks.version
+    JOIN versions AS now ON now.number = batches.version
+WHERE ((SELECT count(*) FROM versions WHERE batch = ?1) > 1 OR EXISTS (SELECT 1 FROM dependencies))  -- else none is
+    AND tasks.batch = ?1 AND tasks.position IS NOT NULL AND {IS_STALE} ORDER BY position
+"""
+
 FUNCTION = "SELECT number, digest, name, module, coroutine, source, sealed, made_with FROM functions WHERE number = ?"
 VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE number = ?"
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
-PAUSED = "SELECT 1 FROM lanes WHERE name = ? AND paused"
+PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
 
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"

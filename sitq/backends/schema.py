@@ -18,7 +18,7 @@ CREATE TABLE meta (
 ) WITHOUT ROWID;
 
 CREATE TABLE lanes (
-    number INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY,  -- 0, if there is one, stands for the lanes that are not made yet
     name TEXT NOT NULL UNIQUE,
     paused INTEGER NOT NULL DEFAULT 0
 );
@@ -65,22 +65,26 @@ CREATE TABLE batches (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT UNIQUE,
     lane INTEGER NOT NULL,
-    session INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
-    acked INTEGER NOT NULL DEFAULT 0  -- 1: its map wrote its last row
+    acked INTEGER NOT NULL DEFAULT 0,  -- 1: a map wrote its last row
+    mapping INTEGER,  -- session that maps it at this moment: one at a time
+    mapped_after INTEGER NOT NULL DEFAULT 0,  -- highest task number when that map began: higher ones are its own
+    version INTEGER  -- the current one: what new tasks run, and what results are compared with
 );
 
--- The code of a batch. A batch has one, until its code changes.
+-- The code of a batch, one row for each content. A result is stale if its version's code is not the current one's.
 CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     batch INTEGER NOT NULL,
-    ordinal INTEGER NOT NULL,
     function INTEGER NOT NULL,
-    fixed TEXT NOT NULL,
+    code BLOB NOT NULL,  -- digest
+    label TEXT,  -- the user's word for it, then nothing else counts
+    parts TEXT,  -- what the code consists of, JSON
+    fixed TEXT NOT NULL,  -- JSON: name -> digest of a shared object
     record_result INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    UNIQUE (batch, ordinal)
+    created_at INTEGER NOT NULL
 );
+CREATE INDEX versions_of_batch ON versions (batch);
 
 -- The task row is its last attempt.
 CREATE TABLE tasks (
@@ -96,7 +100,7 @@ CREATE TABLE tasks (
     losses INTEGER NOT NULL DEFAULT 0,
     failures INTEGER NOT NULL DEFAULT 0,
     function INTEGER NOT NULL,
-    batch INTEGER NOT NULL DEFAULT 0,  -- 0: none
+    batch INTEGER NOT NULL DEFAULT 0,  -- 0: none; negative: of this batch, but its last map did not ask for it
     position INTEGER,
     version INTEGER,
     enqueued_at INTEGER NOT NULL,
@@ -126,7 +130,7 @@ CREATE INDEX tasks_waiting ON tasks (batch, lane) WHERE state = 0 AND waits <> 0
 CREATE INDEX tasks_lossy ON tasks (lane, priority DESC, number) WHERE state = 0 AND losses > 0;
 CREATE INDEX tasks_failed ON tasks (batch, error_type) WHERE state = 3;
 CREATE INDEX tasks_of_batch ON tasks (batch, position) WHERE batch <> 0;
-CREATE INDEX tasks_by_identity ON tasks (batch, identity, occurrence) WHERE identity IS NOT NULL;
+CREATE UNIQUE INDEX tasks_by_identity ON tasks (batch, identity, occurrence) WHERE identity IS NOT NULL;
 CREATE UNIQUE INDEX tasks_by_key ON tasks (key) WHERE key IS NOT NULL;
 
 -- Payloads too large for a task row.

@@ -14,29 +14,38 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sitq.backends import enqueueing, group, living, queries, steering, working
+from sitq.backends import batching, enqueueing, group, guard, living, queries, steering, working
 from sitq.backends.base import Backend, Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
-from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER, Opened, stop_reader
+from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER, Opened, stop
 from sitq.backends.working import Claiming, Completing, Releasing
 from sitq.durations import seconds
-from sitq.errors import ForkedQueue, QueueClosed, TaskNotFound, bad_type, bad_value
-from sitq.models import Counts, FailureGroup, Waits
+from sitq.errors import QueueClosed, TaskNotFound, bad_type, bad_value
+from sitq.models import COMPLETED, Counts, FailureGroup, Waits
 from sitq.rows import (
     AttemptRow,
     BatchRow,
+    BatchVersion,
     Claim,
+    Code,
     Completion,
     Filter,
+    MapEnd,
+    MapStart,
     NewBatch,
     NewTasks,
+    NewVersion,
+    Pace,
+    Point,
+    Renewal,
     ResultRow,
     SessionRow,
     StoredFunction,
@@ -47,9 +56,12 @@ from sitq.rows import (
 log = logging.getLogger("sitq")
 
 PURGE_AT_ONCE = 1000
+PURGE_LOOK = 20 * PURGE_AT_ONCE
+SHORTEST_LEASE_S = 5.0
 INLINE_ROWS = 8  # more rows leave the loop to others while they are written
 
 _open_backends: weakref.WeakSet[SQLiteBackend] = weakref.WeakSet()
+_inherited: list[Opened] = []  # of the process that this one was forked from
 
 
 class SQLiteBackend(Backend):
@@ -63,7 +75,7 @@ class SQLiteBackend(Backend):
         "full": what is acked is on the disk. "normal" survives a kill, and may lose the last moments before a power
         cut.
     lease : float or str
-        Seconds after the last beat at which a worker of another host is taken for dead.
+        Seconds after the last beat at which a worker of another host is taken for dead; at least 5.
     max_losses : int
         So many workers may die while they run a task; then it fails as "worker lost".
     key : str, bytes or a sequence of them, optional
@@ -94,7 +106,10 @@ class SQLiteBackend(Backend):
         self.path = Path() if self.temporary else checked_path(path)
         self.where = str(path) if self.temporary else str(self.path)
         self.durability = durability
-        self.lease_s = seconds("lease", lease, zero=False)
+        self.lease_s = seconds("lease", lease)
+        if self.lease_s < SHORTEST_LEASE_S:
+            wanted = f"at least {SHORTEST_LEASE_S:g} s, or a worker whose beat of 1 s is a little late would be robbed"
+            raise bad_value("lease", lease, wanted)
         self.max_losses = max_losses
         self._key = key
         self._opens = 0
@@ -109,12 +124,13 @@ class SQLiteBackend(Backend):
     async def open(self) -> None:
         """Create or migrate, and connect; the first of several opens does it."""
         if self._forked:
-            self._live, self._opens, self._forked = None, 0, False  # a child may open the file anew
+            raise guard.forked(self.where)
         with self._opening:
-            self._opens += 1
             if self._live is None:
+                guard.refuse_inherited(self.path)
                 self._live = Opened(self)
                 _open_backends.add(self)
+            self._opens += 1
             live = self._live
         try:
             await asyncio.wrap_future(live.ready)
@@ -143,12 +159,14 @@ class SQLiteBackend(Backend):
     @property
     def _open(self) -> Opened:
         if self._forked:
-            raise ForkedQueue(
-                "this queue was opened before a fork, which connections do not survive: open the file anew in the child"
-            )
+            raise guard.forked(self.where)
         if self._live is None:
             raise QueueClosed(f"{self.where} is closed")
         return self._live
+
+    def check(self) -> None:
+        """Raise BackendMoved unless the file is still where it was."""
+        self._open.guard.check()
 
     def heart(self) -> SQLiteHeart:
         """Return a door for the thread that beats."""
@@ -168,6 +186,10 @@ class SQLiteBackend(Backend):
     async def register(self, session: SessionRow) -> int:
         """Store a session, and return its number."""
         return await self._open.writer.write(STEER, living.register, session)
+
+    async def update_session(self, session: int, concurrency: int) -> None:
+        """Store how many slots a session has now."""
+        await self._open.writer.write(STEER, living.update, (session, concurrency))
 
     async def end(self, session: int) -> None:
         """End a session; what it has claimed is released."""
@@ -189,22 +211,84 @@ class SQLiteBackend(Backend):
     async def enqueue(self, tasks: NewTasks) -> list[int]:
         """Store tasks, all or none."""
         live = self._open
-        undo = None if tasks.options.key else live.take_back  # others may have been given a key's task meanwhile
+        undo: Callable[[list[int]], object] | None = live.take_back
+        if tasks.options.key:
+            undo = None  # others may have been given a key's task meanwhile
+        elif tasks.batch and tasks.last:
+            undo = self._take_back_batch(tasks.batch)
         alone = partial(live.enqueue_next, tasks) if len(tasks.calls) == 1 else None
         inline = len(tasks.calls) <= INLINE_ROWS
         return await live.writer.write(ENQUEUE, enqueueing.enqueue, tasks, undo=undo, alone=alone, inline=inline)
 
+    def _take_back_batch(self, batch: int) -> Callable[[object], object]:
+        """Return what removes a batch whose map was cancelled while its last rows were written."""
+        writer = self._open.writer
+
+        def take_back(_: object) -> None:
+            with contextlib.suppress(QueueClosed):
+                writer.post(STEER, batching.take_back, batch, patient=True)
+
+        return take_back
+
     async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
         """Store an object that many tasks use, once per content."""
-        await self._open.writer.write(ENQUEUE, enqueueing.share, (digest, payload, serializer))
+        await self._open.writer.write(ENQUEUE, batching.share, (digest, payload, serializer))
 
-    async def create_batch(self, batch: NewBatch) -> tuple[int, int]:
-        """Store a batch and its first version; return both numbers."""
-        return await self._open.writer.write(ENQUEUE, enqueueing.create_batch, batch)
+    # ---- maps ----
+    async def begin_map(self, batch: NewBatch) -> MapStart | None:
+        """Store a batch and its first version, or take up the one of this name; None: another session maps it."""
+        writer = self._open.writer
 
-    async def drop_batch(self, batch: int) -> None:
-        """Remove a batch whose map did not come to its end."""
-        await self._open.writer.write(STEER, enqueueing.drop_batch, batch)
+        def give_up(start: MapStart | None) -> None:
+            if start is not None:
+                with contextlib.suppress(QueueClosed):
+                    writer.post(STEER, batching.give_up, (start.batch, batch.session), patient=True)
+
+        return await writer.write(ENQUEUE, batching.begin_map, batch, undo=give_up)
+
+    async def points(self, batch: int) -> list[Point]:
+        """Return the tasks of a named batch, also those that its last map did not ask for."""
+        return list(map(Point._make, await self._open.read(queries.POINTS, (batch,))))
+
+    async def versions(self, batch: int) -> list[BatchVersion]:
+        """Return the versions of a batch, oldest first; the functions without their payloads."""
+        rows = await self._open.read(queries.VERSIONS, (batch,))
+        return [
+            BatchVersion(
+                row[0],
+                StoredFunction._make(row[1:9]),
+                Code._make(row[9:12]),
+                row[12],
+                bool(row[13]),
+                row[14],
+                *row[15:],
+            )
+            for row in rows
+        ]
+
+    async def add_version(self, batch: int, version: NewVersion) -> int:
+        """Store a version of a batch, and return its number; one of the same content is kept."""
+        return await self._open.writer.write(ENQUEUE, batching.add_versions, (batch, version))
+
+    async def renew(self, renewal: Renewal) -> None:
+        """Let tasks of a batch that is being mapped take new code, arguments and options in the same rows."""
+        await self._open.writer.write(ENQUEUE, batching.renew, renewal, inline=False)
+
+    async def end_map(self, end: MapEnd) -> None:
+        """Put the rows in their places, and let everything that is asked for run."""
+        await self._open.writer.write(ENQUEUE, batching.end_maps, end, inline=False)
+
+    async def give_up_map(self, batch: int, session: int) -> None:
+        """End a map that did not come to its end: a new batch goes, one that was taken up is as before."""
+        await self._open.writer.write(STEER, batching.give_up, (batch, session), patient=True)
+
+    async def rename(self, batch: int, name: str) -> None:
+        """Give a batch another name."""
+        await self._open.writer.write(STEER, batching.rename, (batch, name))
+
+    async def stale(self, batch: int) -> list[tuple[int, int]]:
+        """Return the completed tasks of a batch that other code made than its current version, and the versions."""
+        return list(await self._open.read(queries.STALE, (batch,)))
 
     # ---- work ----
     async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:
@@ -251,17 +335,26 @@ class SQLiteBackend(Backend):
         """Cancel pending tasks, and flag processing ones."""
         return await self._open.writer.write(STEER, steering.cancel, tasks)
 
-    async def retry(self, tasks: Filter) -> int:
+    async def retry(self, tasks: Filter, version: NewVersion | None = None) -> int:
         """Put failed and cancelled tasks back to pending with fresh budgets."""
-        return await self._open.writer.write(STEER, steering.retry, tasks)
+        return await self._open.writer.write(STEER, steering.retry, (tasks, version))
+
+    async def rerun(self, tasks: Filter) -> int:
+        """Put completed tasks back to pending, in bounded transactions."""
+        numbers = await self.numbers(replace(tasks, states=(COMPLETED,)))  # once: what completes again is not meant
+        changed = 0
+        for at in range(0, len(numbers), PURGE_AT_ONCE):
+            part = Filter(numbers=numbers[at : at + PURGE_AT_ONCE])
+            changed += await self._open.writer.write(STEER, steering.rerun, part, inline=False)
+        return changed
 
     async def prioritize(self, tasks: Filter, priority: int) -> int:
         """Change the priority of pending tasks."""
         return await self._open.writer.write(STEER, steering.prioritize, (tasks, priority))
 
-    async def hold(self, tasks: Filter, why: Waits, on: bool) -> int:
+    async def hold(self, tasks: Filter, why: Waits, on: bool, session: int | None = None) -> int:
         """Hold pending tasks, or let them go."""
-        return await self._open.writer.write(STEER, steering.hold, (tasks, why, on))
+        return await self._open.writer.write(STEER, steering.hold, (tasks, why, on, session))
 
     async def hold_left(self, lane: str) -> int:
         """Hold the pending tasks that ended notebook sessions enqueued."""
@@ -272,13 +365,16 @@ class SQLiteBackend(Backend):
         return await self._open.writer.write(STEER, steering.pause, (lane, on))
 
     async def purge(self, tasks: Filter, before: int | None = None) -> int:
-        """Delete final tasks, in bounded transactions."""
-        purged = 0
-        while True:
-            n = await self._open.writer.write(STEER, steering.purge, (tasks, before, PURGE_AT_ONCE))
-            purged += n
-            if n < PURGE_AT_ONCE:
-                return purged
+        """Delete final tasks, in bounded transactions, which they are looked for outside of: that reads every row."""
+        live = self._open
+        condition, values = steering.purgeable(tasks, before)
+        purged = last = 0
+        while rows := await live.read(queries.NUMBERS_BEHIND.format(condition=condition), (last, *values, PURGE_LOOK)):
+            for at in range(0, len(rows), PURGE_AT_ONCE):
+                chosen = replace(tasks, numbers=[row[0] for row in rows[at : at + PURGE_AT_ONCE]])
+                purged += await live.writer.write(STEER, steering.purge, (chosen, before))
+            last = rows[-1][0]
+        return purged
 
     # ---- reading ----
     async def function(self, number: int) -> StoredFunction:
@@ -316,14 +412,16 @@ class SQLiteBackend(Backend):
     async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
         """Return records in order of their numbers."""
         condition, values = group.where(tasks, "tasks.")
-        sql = queries.TASKS.format(condition=condition)
+        sql = queries.TASKS.format(condition=condition, order="tasks.number")
         rows = await self._open.read(sql, (after, *values, -1 if limit is None else limit))
         return list(map(TaskRow._make, rows))
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""
         condition, values = group.where(tasks)
-        order = "position" if tasks.batch is not None else "number"
+        order = "number"
+        if tasks.batch is not None:
+            order, condition = "position", f"{condition} AND position IS NOT NULL"
         return [
             row[0]
             for row in await self._open.read(f"SELECT number FROM tasks WHERE {condition} ORDER BY {order}", values)
@@ -358,10 +456,9 @@ class SQLiteBackend(Backend):
                 groups.append(FailureGroup(error_type or "", error or "", count, self.ids.text(number), traceback))
         return groups
 
-    async def span(self, batch: int) -> float | None:
-        """Return the seconds from the first start to the last end of a batch's tasks."""
-        found: float | None = (await self._open.read(queries.SPAN, (batch,)))[0][0]
-        return found
+    async def pace(self, batch: int, since: int = 0) -> Pace:
+        """Return how a batch has come on since a time (µs in UTC)."""
+        return Pace._make((await self._open.read(queries.PACE, (batch, since)))[0])
 
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""
@@ -379,20 +476,32 @@ class SQLiteBackend(Backend):
 
     async def paused(self, lane: str) -> bool:
         """Whether a lane is paused."""
-        return bool(await self._open.read(queries.PAUSED, (lane,)))
+        return any(row[0] for row in await self._open.read(queries.PAUSED, (lane,)))
 
 
 def _stop_readers_at_exit() -> None:
-    """Let the process end: aiosqlite's threads are no daemons, and would be waited for before any exit handler runs."""
+    """Let the process end, which waits for threads that are no daemons before any exit handler runs.
+
+    Those of a worker in a thread of its own are daemons, as that thread is: what it still runs may read on.
+    """
     for backend in tuple(_open_backends):
         if backend._live is not None:
-            for opening in backend._live._readers.values():
-                stop_reader(opening)
+            for reader in list(backend._live._readers.values()):
+                if not reader.connection._thread.daemon:
+                    stop(reader.connection)
 
 
 def _after_fork() -> None:
+    """In a child: what the parent has open is neither used nor closed here, at the exit neither."""
     for backend in tuple(_open_backends):
+        live = backend._live
+        if live is None:
+            continue
         backend._forked = True
+        _inherited.append(live)
+        guard.inherit(backend.path)
+        if live.folder is not None:
+            live.folder._finalizer.detach()  # type: ignore[attr-defined]  # private; held by a test
 
 
 threading._register_atexit(_stop_readers_at_exit)  # type: ignore[attr-defined]  # private; held by a test

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from typing import Any
 
-from sitq.backends.group import Group, keep_attempt, remove, where
-from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, STATES, Waits
-from sitq.rows import Filter
+from sitq.backends.batching import take_current, take_function
+from sitq.backends.group import Group, back_to_pending, remove, where
+from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
+from sitq.rows import Filter, NewVersion
+
+UNACKED_IF_NEW = (  # in a batch whose map is not at its end
+    "CASE WHEN EXISTS (SELECT 1 FROM batches WHERE batches.number = tasks.batch AND mapping IS NOT NULL"
+    f" AND tasks.number > mapped_after) THEN {Waits.UNACKED.value} ELSE 0 END"
+)
 
 
 def cancel(group: Group, filters: Sequence[Filter]) -> list[int]:
@@ -15,16 +21,19 @@ def cancel(group: Group, filters: Sequence[Filter]) -> list[int]:
     answers = []
     for tasks in filters:
         condition, values = where(tasks)
-        at_once = group.execute(
-            f"UPDATE tasks SET state = 4, waits = 0, finished_at = ? WHERE state = 0 AND {condition}"
-            " RETURNING number, lane, batch",
-            (group.now, *values),
-        ).fetchall()
+        at_once = []
+        for table, pending in pending_in(tasks):
+            at_once += group.execute(
+                f"UPDATE {table} SET state = 4, waits = 0, finished_at = ? WHERE {pending} AND {condition}"
+                " RETURNING number, lane, batch",
+                (group.now, *values),
+            ).fetchall()
         for _, lane, batch in at_once:
             group.count(lane, batch, CANCELLED)
         group.change(CANCELLED, sorted(row[0] for row in at_once))
+        table, processing = processing_in(tasks)
         flagged = group.execute(
-            f"UPDATE tasks SET cancelling = 1 WHERE state = 1 AND cancelling = 0 AND {condition} RETURNING number",
+            f"UPDATE {table} SET cancelling = 1 WHERE {processing} AND cancelling = 0 AND {condition} RETURNING number",
             values,
         ).fetchall()
         group.change(CANCELLING, sorted(row[0] for row in flagged))
@@ -32,28 +41,31 @@ def cancel(group: Group, filters: Sequence[Filter]) -> list[int]:
     return answers
 
 
-def retry(group: Group, filters: Sequence[Filter]) -> list[int]:
-    """Put failed and cancelled tasks back to pending with fresh budgets."""
+def retry(group: Group, requests: Sequence[tuple[Filter, NewVersion | None]]) -> list[int]:
+    """Put failed and cancelled tasks back to pending with fresh budgets, and with a version's function if one is given.
+
+    Those of a batch run its current version, which the given function becomes. What its last map does not ask for is
+    not meant.
+    """
+    answers = []
+    for tasks, version in requests:
+        condition, values = where(tasks)
+        numbers = back_to_pending(group, f"state IN (3, 4) AND batch >= 0 AND {condition}", values, UNACKED_IF_NEW)
+        if version is not None:
+            take_function(group, numbers, version)
+        take_current(group, numbers)
+        answers.append(len(numbers))
+    return answers
+
+
+def rerun(group: Group, filters: Sequence[Filter]) -> list[int]:
+    """Put completed tasks back to pending; those of a batch run its current version, if its last map asks for them."""
     answers = []
     for tasks in filters:
         condition, values = where(tasks)
-        rows = group.execute(
-            f"SELECT number, lane, batch, state FROM tasks WHERE state IN (3, 4) AND {condition}", values
-        ).fetchall()
-        for number, lane, batch, state in rows:
-            keep_attempt(group, number, STATES[state].value)
-            group.count(lane, batch, state, -1)
-        group.execute(
-            "UPDATE tasks SET state = 0, losses = 0, failures = 0, cancelling = 0, started_at = NULL,"
-            " finished_at = NULL, duration_s = NULL, error_type = NULL, error = NULL, traceback = NULL, run_at = NULL,"
-            " waits = CASE WHEN batch IN (SELECT number FROM batches WHERE acked = 0)"
-            f" THEN {Waits.UNACKED.value} ELSE 0 END"
-            " WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps([row[0] for row in rows]),),
-        )
-        group.change(PENDING, sorted(row[0] for row in rows))
-        answers.append(len(rows))
-        group.claimable = True
+        numbers = back_to_pending(group, f"state = 2 AND batch >= 0 AND {condition}", values, "0")
+        take_current(group, numbers)
+        answers.append(len(numbers))
     return answers
 
 
@@ -62,25 +74,36 @@ def prioritize(group: Group, requests: Sequence[tuple[Filter, int]]) -> list[int
     answers = []
     for tasks, priority in requests:
         condition, values = where(tasks)
-        answers.append(
-            group.execute(
-                f"UPDATE tasks SET priority = ? WHERE state = 0 AND priority <> ? AND {condition}",
+        n = 0
+        for table, pending in pending_in(tasks):
+            n += group.execute(
+                f"UPDATE {table} SET priority = ? WHERE {pending} AND priority <> ? AND {condition}",
                 (priority, priority, *values),
             ).rowcount
-        )
+        answers.append(n)
     return answers
 
 
-def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool]]) -> list[int]:
-    """Hold pending tasks, or let them go."""
+def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]]) -> list[int]:
+    """Hold pending tasks, or let them go; they are the work of the session that does, if one is given."""
     answers = []
-    for tasks, why, on in requests:
+    for tasks, why, on, session in requests:
         condition, values = where(tasks)
         change = f"waits | {why.value}" if on else f"waits & ~{why.value}"
-        rows = group.execute(
-            f"UPDATE tasks SET waits = {change} WHERE state = 0 AND waits <> {change} AND {condition} RETURNING number",
-            values,
-        ).fetchall()
+        rows = []
+        for table, pending in pending_in(tasks) if on else pending_in(tasks)[:1]:
+            rows += group.execute(
+                f"UPDATE {table} SET waits = {change} WHERE {pending} AND waits <> {change} AND {condition}"
+                " RETURNING number",
+                values,
+            ).fetchall()
+        if session is not None:
+            for table, live in (*pending_in(tasks), processing_in(tasks)):
+                group.execute(
+                    f"UPDATE {table} SET origin = ? WHERE {live} AND {condition}"
+                    " AND origin IN (SELECT number FROM sessions WHERE ended IS NOT NULL)",
+                    (session, *values),
+                )
         group.change(PENDING, sorted(row[0] for row in rows))
         group.claimable = True
         answers.append(len(rows))
@@ -92,12 +115,9 @@ def hold_left(group: Group, lanes: Sequence[str]) -> list[int]:
     answers = []
     for lane in lanes:
         numbers: list[int] = []
-        for waits in (
-            "waits = 0",
-            "waits <> 0 AND NOT waits & 4",
-        ):  # an index each; with OR, every finished row is read
-            rows = group.execute(
-                f"UPDATE tasks SET waits = waits | 4 WHERE state = 0 AND {waits}"
+        for table, pending in pending_in(Filter(lane=lane)):
+            rows = group.execute(  # without what is put aside, which does not run in any case
+                f"UPDATE {table} SET waits = waits | 4 WHERE {pending} AND NOT waits & 36"
                 " AND lane = (SELECT number FROM lanes WHERE name = ?)"
                 " AND origin IN (SELECT number FROM sessions WHERE kind = 'notebook' AND ended IS NOT NULL)"
                 " RETURNING number",
@@ -115,23 +135,44 @@ def pause(group: Group, requests: Sequence[tuple[str | None, bool]]) -> list[boo
     for lane, on in requests:
         if lane is not None:
             group.lane(lane)
+        elif on:
+            group.execute("INSERT OR IGNORE INTO lanes (number, name) VALUES (0, '')")  # as new lanes are to begin
         changed = group.execute(
             "UPDATE lanes SET paused = ? WHERE paused <> ? AND (? IS NULL OR name = ?)", (on, on, lane, lane)
         ).rowcount
         answers.append(changed > 0)
         group.claimable = True
+        group.note(PENDING, ())  # wakes the workers of other processes
     return answers
 
 
-def purge(group: Group, requests: Sequence[tuple[Filter, int | None, int]]) -> list[int]:
-    """Delete up to so many final tasks that finished before a time."""
+def purge(group: Group, requests: Sequence[tuple[Filter, int | None]]) -> list[int]:
+    """Delete the final tasks among these, if they finished before a time."""
     answers = []
-    for tasks, before, limit in requests:
-        condition, values = where(tasks)
-        rows = group.execute(
-            "SELECT number FROM tasks WHERE state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?)"
-            f" AND {condition} LIMIT ?",
-            (before, before, *values, limit),
-        ).fetchall()
+    for tasks, before in requests:
+        condition, values = purgeable(tasks, before)
+        rows = group.execute(f"SELECT number FROM tasks WHERE {condition}", values).fetchall()
         answers.append(remove(group, [row[0] for row in rows], (COMPLETED, FAILED, CANCELLED)))
     return answers
+
+
+def purgeable(tasks: Filter, before: int | None) -> tuple[str, list[Any]]:
+    """Write what may be purged as a condition and its parameters."""
+    condition, values = where(tasks)
+    return f"state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?) AND {condition}", [before, before, *values]
+
+
+def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:
+    """Return where to look for pending tasks and by which condition; first for those that wait.
+
+    There is an index for those that wait and one for those that do not, and none for both: ``state = 0`` alone would
+    read every finished row. Numbers need no index.
+    """
+    if tasks.numbers is not None:
+        return (("tasks", "state = 0"),)
+    return ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"), ("tasks", "state = 0 AND waits = 0")
+
+
+def processing_in(tasks: Filter) -> tuple[str, str]:
+    """Return the same for tasks that are running: few, so that their index is better than that of a batch."""
+    return "tasks" if tasks.numbers is not None else "tasks INDEXED BY tasks_processing", "state = 1"

@@ -18,6 +18,9 @@ class Transaction(Protocol):
     def finish(self) -> None:
         """Write what the operations gathered, before the commit."""
 
+    def came_through(self) -> bool:
+        """Tell, in a new transaction, whether this one is stored although its commit failed; write something, too."""
+
     def committed(self) -> None:
         """Tell the world, after the commit."""
 

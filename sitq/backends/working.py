@@ -13,7 +13,15 @@ from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PRO
 from sitq.rows import Claim, Completion
 from sitq.sealing import RESULT
 
+LAST_S = 60  # so long a task with a loss lets the others go first
+
 READY = "SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = ? LIMIT 1"
+LOSSY = "SELECT EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0)"
+OVERDUE = (
+    "SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0 AND waits = 0 AND lane = ?1"
+    " AND NOT (SELECT paused FROM lanes WHERE number = ?1) AND coalesce(run_at, 0) <= ?2"
+    " AND (SELECT coalesce(max(finished_at), 0) FROM attempts WHERE task = tasks.number) <= ?2 LIMIT 1"
+)
 
 
 class Claiming(NamedTuple):
@@ -41,7 +49,7 @@ def serve(group: Group, claimers: Iterable[Claimer]) -> None:
 
 
 def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
-    """Claim for each request; tasks with a loss come alone and last."""
+    """Claim for each request; tasks with a loss come alone and last, unless they have waited too long for that."""
     answers = []
     for request in requests:
         promote(group)
@@ -50,16 +58,25 @@ def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
         lanes = lanes[request.turn % len(lanes) :] + lanes[: request.turn % len(lanes)]
         if not group.new:  # a look that finds nothing costs 4 µs, and one that would claim 30
             lanes = [lane for lane in lanes if group.execute(READY, (lane,)).fetchone()]
-        for lane in lanes:
+        first = overdue(group, lanes) if group.caches.lossy else []
+        for lane in lanes if not first else ():
             if len(claims) < request.n:
                 claims += claim_lane(group, request.session, request.n - len(claims), lane, "losses = 0")
-        if not claims and not request.clean and request.n > 0:
-            for lane in lanes:
+        if first and request.clean:
+            group.empties = True
+        elif not claims and not request.clean and request.n > 0:
+            for lane in first or lanes:
                 if not claims:
                     claims = claim_lane(group, request.session, 1, lane, "losses > 0")
         answers.append(claims)
         group.change(PROCESSING, [c.number for c in claims])
     return answers
+
+
+def overdue(group: Group, lanes: Iterable[int]) -> list[int]:
+    """Return the lanes where a task with a loss waited so long that a worker takes nothing else until it is empty."""
+    since = group.now - LAST_S * MICROSECONDS
+    return [lane for lane in lanes if group.execute(OVERDUE, (lane, since)).fetchone()]
 
 
 def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> list[Claim]:
@@ -106,6 +123,7 @@ def promote(group: Group) -> bool:
         return False
     group.execute("UPDATE tasks SET waits = waits & ~1 WHERE state = 0 AND waits & 1 AND run_at <= ?", (group.now,))
     (caches.next_due,) = group.execute("SELECT min(run_at) FROM tasks WHERE state = 0 AND waits & 1").fetchone()
+    (caches.lossy,) = group.execute(LOSSY).fetchone()
     caches.due_until = group.now + MICROSECONDS
     return True
 

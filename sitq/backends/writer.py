@@ -24,12 +24,15 @@ from concurrent.futures import Future as ThreadFuture
 from itertools import groupby
 from typing import Any, TypeVar
 
+from sitq.backends.committing import begin, came_through, commit
 from sitq.backends.translating import is_busy, translated
 from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit
 from sitq.errors import (
     BackendError,
     BackendFull,
     BackendLocked,
+    BackendMoved,
+    CommitUnknown,
     QueueClosed,
 )
 from sitq.interrupts import Uninterrupted
@@ -62,8 +65,8 @@ class Writer:
         Opens the connection, in the writer's thread.
     begin : callable
         ``begin(connection, careful)`` builds the :class:`Transaction` of a group.
-    check : callable
-        Raises if the file is not where it was; asked before anything is acked.
+    check, check_again : callable
+        Raise if the file is not where it was; asked before a commit, and between the commit and its ack.
     idle : callable
         Tidies up, called with the connection when nothing was written for a while.
     inline_always : bool
@@ -77,6 +80,7 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         begin: Callable[[sqlite3.Connection, bool], Transaction],
         check: Callable[[], None],
+        check_again: Callable[[], None],
         idle: Callable[[sqlite3.Connection], None],
         inline_always: bool,
         pages: Callable[[], int] = lambda: 0,
@@ -84,6 +88,7 @@ class Writer:
         self._connect = connect
         self._begin = begin
         self._check = check
+        self._check_again = check_again
         self._idle = idle
         self._inbox: queue.SimpleQueue[Unit[Any, Any] | None] = queue.SimpleQueue()
         self._waiting = 0  # units in the inbox or in a group
@@ -239,17 +244,18 @@ class Writer:
                     self._check()
                     result = alone(connection)
                 if result is not None:
+                    self._check_again()
                     self._committed_in(time.perf_counter() - started)
                 else:
                     begin(connection)
-                    result = self._transact(connection, [(operation, [argument])], careful=False)[0][0]
+                    result = self._transact(connection, [(operation, [argument])], False, 0.0)[0][0]
                 self._inline_s += time.perf_counter() - started
                 self._inlined += 1
                 if self._inlined % LOOK_EVERY == 0 and self._log_is_long():
                     with contextlib.suppress(QueueClosed):
                         self.post(0, nothing, None)  # the thread does the checkpoint: 4 ms are too long for a loop
                 return True, result
-            except Careful:
+            except (Careful, BackendLocked):
                 return False, None
             except sqlite3.Error as error:
                 if is_busy(error):
@@ -377,7 +383,10 @@ class Writer:
             failure: Exception | None = None
             try:
                 results = self._transact(
-                    connection, [(operation, [u.argument for u in same]) for operation, same in groups], careful
+                    connection,
+                    [(operation, [u.argument for u in same]) for operation, same in groups],
+                    careful,
+                    CLOSING_S if self._closed else PATIENCE_S,
                 )
             except Exception as error:
                 failure = error
@@ -391,16 +400,23 @@ class Writer:
             )
         elif isinstance(failure, Careful) and not careful:
             self._commit(connection, units, careful=True)
-        elif len(units) == 1:
-            self._settle([(units[0], None, failure)])
+        elif len(units) == 1 or isinstance(failure, CommitUnknown | BackendMoved):  # may be written, and not twice
+            self._settle([(unit, None, failure) for unit in units])
         else:
             for unit in tuple(units):
                 self._commit(connection, [unit], careful)
 
     def _transact(
-        self, connection: sqlite3.Connection, groups: list[tuple[Operation[Any, Any], list[Any]]], careful: bool
+        self,
+        connection: sqlite3.Connection,
+        groups: list[tuple[Operation[Any, Any], list[Any]]],
+        careful: bool,
+        patience_s: float,
     ) -> list[Sequence[Any]]:
-        """Run operations in the transaction that was begun. Raises errors of sitq, with nothing written."""
+        """Run operations in the transaction that was begun, and wait so long for a commit.
+
+        Raises errors of sitq, with nothing written, except :class:`CommitUnknown`.
+        """
         transaction = None
         try:
             transaction = self._begin(connection, careful)
@@ -408,7 +424,12 @@ class Writer:
             transaction.finish()
             self._check()
             started = time.perf_counter()
-            connection.execute("COMMIT")
+            try:
+                commit(connection, patience_s)
+            except sqlite3.Error as error:
+                if not came_through(connection, error, transaction.came_through):
+                    raise
+            self._check_again()
             self._committed_in(time.perf_counter() - started)
         except BaseException as error:
             if transaction is not None:
@@ -484,18 +505,12 @@ class Writer:
 
     def _failed_unseen(self, unit: Unit[Any, Any], error: BaseException) -> None:
         """Try again what nobody waits for, such as a look for tasks, if the error may pass."""
-        passing = not self._closed and (isinstance(error, BackendFull | BackendLocked) or type(error) is BackendError)
+        may_pass = isinstance(error, BackendFull | BackendLocked | CommitUnknown) or type(error) is BackendError
+        passing = may_pass and not self._closed
         log.error("sitq: a write failed%s: %s", " and will be tried again" if passing else "", error)
         if passing:
             self._later.append(unit)
             self._later_at = time.monotonic() + AGAIN_S
-
-
-def begin(connection: sqlite3.Connection) -> None:
-    """Begin a transaction; one that an error left open is rolled back first."""
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-    connection.execute("BEGIN IMMEDIATE")
 
 
 def nothing(transaction: Any, arguments: Sequence[None]) -> list[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from sitq.models import Snapshot
@@ -13,12 +14,12 @@ ASK_S = 5.0  # how long Cancel waits for its second click
 
 
 class Buttons:
-    """Pause or Resume, Cancel (which asks once more) and Retry failed.
+    """Pause or Resume, Cancel (which asks once more), Retry failed and Re-run stale.
 
     Parameters
     ----------
     actions : mapping
-        Those of the bar: ``pause``, ``resume``, ``cancel``, ``retry``.
+        Those of the bar: ``pause``, ``resume``, ``cancel``, ``retry``, ``rerun``.
     clicked : callable
         Takes the name of an action; it is called in whatever thread the kernel calls back in.
     """
@@ -30,10 +31,12 @@ class Buttons:
         self._left = 0
         self._asked_until = 0.0  # Cancel was clicked once, by the monotonic clock
         self._toggle = "pause"
+        self._was_stale = False
         made = {
             "pause": ("Pause", "Pause: what runs goes on, nothing new starts", self._on_pause),
             "cancel": ("Cancel", "Cancel every task that is left", self._on_cancel),
-            "retry": ("Retry failed", "Run the failed tasks again", self._on_retry),
+            "retry": ("Retry failed", "Run the failed tasks again", partial(self._on_click, "retry")),
+            "rerun": ("Re-run stale", "Run again what other code made", partial(self._on_click, "rerun")),
         }
         self._shown: dict[str, Any] = {}
         for name, (text, tip, callback) in made.items():
@@ -44,6 +47,7 @@ class Buttons:
             button.on_click(callback)
             self._shown[name] = button
         self._resumes = "resume" in actions
+        self._show("rerun", False)  # most batches never have anything stale
         self._box = ipywidgets.HBox(list(self._shown.values()))
 
     @classmethod
@@ -72,6 +76,9 @@ class Buttons:
             disabled=busy or not self._left,
         )
         self._set("retry", disabled=busy or not snapshot.counts.failed)
+        self._set("rerun", disabled=busy or not snapshot.stale)
+        self._was_stale = self._was_stale or snapshot.stale > 0
+        self._show("rerun", self._was_stale)
 
     def close(self) -> None:
         """Let go of the widgets; their displays are emptied by the bar."""
@@ -86,6 +93,12 @@ class Buttons:
             if getattr(button, trait) != value:
                 setattr(button, trait, value)
 
+    def _show(self, name: str, shown: bool) -> None:
+        button = self._shown.get(name)
+        display = None if shown else "none"
+        if button is not None and button.layout.display != display:
+            button.layout.display = display
+
     # Callbacks, in any thread.
 
     def _on_pause(self, _: object) -> None:
@@ -99,5 +112,5 @@ class Buttons:
             self._asked_until = time.monotonic() + ASK_S
             self._clicked("")  # draws the question
 
-    def _on_retry(self, _: object) -> None:
-        self._clicked("retry")
+    def _on_click(self, name: str, _: object) -> None:
+        self._clicked(name)

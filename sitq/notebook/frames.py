@@ -38,6 +38,8 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "priority": ("int64", "higher runs first"),
     "batch": ("text", "name of its batch"),
     "position": ("Int64", "place in its batch"),
+    "stale": ("bool", "completed, by other code than its batch has now"),
+    "asked": ("bool", "the last map of its batch asks for it, or it has no batch"),
     "tags": ("object", "a tuple of str"),
     "losses": ("int64", "claims that died with their worker"),
     "failures": ("int64", "attempts that failed since the last retry()"),
@@ -253,6 +255,27 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     short = {name: name.removeprefix("param.").removeprefix("result.") for name in names}
     often = Counter(short.values())
     return {long: name for long, name in short.items() if often[name] == 1 and name and name not in COLUMNS}
+
+
+def version_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the versions of a batch as a frame, in the order given.
+
+    Returns
+    -------
+    DataFrame
+        Index ``version``; ``created_at, current, tasks, label, changed, difference, untracked``.
+    """
+    created = pd.DatetimeIndex(_times([row["created_at"] for row in rows])).tz_localize("UTC")
+    columns = {
+        "created_at": created.tz_convert(local_zone()),
+        "current": np.array([row["current"] for row in rows], dtype=bool),
+        "tasks": np.array([row["tasks"] for row in rows], dtype=np.int64),
+    }
+    columns |= {
+        name: pd.array([row[name] for row in rows], dtype=_TEXT)
+        for name in ("label", "changed", "difference", "untracked")
+    }
+    return pd.DataFrame(columns, index=pd.Index([row["version"] for row in rows], name="version", dtype=np.int64))
 
 
 def batch_frame(rows: Sequence[BatchRow]) -> pd.DataFrame:

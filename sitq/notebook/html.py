@@ -6,6 +6,7 @@ count stands in words beside its colour.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -22,15 +23,18 @@ if TYPE_CHECKING:  # a record draws itself with this, so this knows records by t
 #: apart, on white and on black.
 COLOURS = {
     "completed": "#009e73",
+    "stale": "#e69f00",
     "failed": "#d55e00",
     "processing": "#56b4e9",
     "pending": "#b4bac2",
     "held": "#cc79a7",
     "cancelled": "#737a84",
 }
-SIGNS = {"completed": "✓", "failed": "✗", "processing": "▸", "pending": "·", "held": "‖", "cancelled": "⊘"}
+SIGNS = {"completed": "✓", "stale": "≠", "failed": "✗"}
+SIGNS |= {"processing": "▸", "pending": "·", "held": "‖", "cancelled": "⊘"}
 ROWS = 20  # of any list; the rest is told as a number
 NAME, MESSAGE, TRACEBACK = 60, 160, 6000  # characters that are shown of names, messages and tracebacks
+WARNING = 320  # … and of warnings, which end with what to do
 
 # JupyterLab's sanitizer keeps these and drops most other uses of var(): text takes its colour and font from the page.
 _FAINT = "color: var(--jp-ui-font-color2, GrayText)"
@@ -42,6 +46,7 @@ _STRIPES = "linear-gradient(135deg, {0} 25%, {1} 25%, {1} 50%, {0} 50%, {0} 75%,
     _DARK, COLOURS["failed"]
 )
 _NO_MATH = "tex2jax_ignore mathjax_ignore"
+_CODE = re.compile("`([^`]+)`")
 
 
 def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
@@ -60,16 +65,20 @@ def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
     >>> counts = Counts(pending=42, processing=8, completed=52, failed=3)
     >>> bar_text(Snapshot("svc", counts, 0, 0, 4.5, 12.3, (5, 8), 8, 8))
     'svc ━━━━━───── 55/105 done · 50 left · 3 failed · 12.3/s · 0:04 elapsed · ETA 0:05–0:08'
+    >>> bar_text(Snapshot("svc", Counts(completed=120), 120, 0, 0.0, None, None, 0, 8))
+    'svc ━━━━━━━━━━ 120 kept · 0 done · 0 left'
     """
-    counts = snapshot.counts
-    done, asked = _done(snapshot), max(0, counts.total - snapshot.kept)
-    full = 10 * done // asked if asked else 10
-    parts = [f"{one_line(snapshot.name, 40)} {'━' * full}{'─' * (10 - full)} {done:,}/{asked:,} done"]
-    told = {"kept": snapshot.kept, "left": counts.left, "held": snapshot.held}
-    told |= {"failed": counts.failed, "cancelled": counts.cancelled}
+    counts, done, kept = snapshot.counts, _done(snapshot), snapshot.kept
+    full = 10 * counts.finished // counts.total if counts.total else 10
+    if kept:
+        story = [f"{kept:,} kept", f"{done:,} done", f"{counts.left:,} left"]
+    else:
+        story = [f"{done:,}/{counts.total:,} done", *([f"{counts.left:,} left"] if counts.left else [])]
+    parts = [f"{one_line(snapshot.name, 40)} {'━' * full}{'─' * (10 - full)} {story[0]}", *story[1:]]
+    told = {"held": snapshot.held, "stale": snapshot.stale, "failed": counts.failed, "cancelled": counts.cancelled}
     parts += [f"{n:,} {word}" for word, n in told.items() if n]
     parts += _pace(snapshot)
-    parts += [f"! {one_line(warning)}" for warning in snapshot.warnings[:1]]
+    parts += [f"! {one_line(warning, WARNING)}" for warning in snapshot.warnings[:1]]
     line = " · ".join(parts)
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
@@ -88,7 +97,8 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
     at : datetime, optional
         The moment, told beside the pace: a page that was closed too early keeps a bar that has stopped.
     """
-    counts, states, done = snapshot.counts, _split(snapshot.counts, snapshot.held), _done(snapshot)
+    counts, done = snapshot.counts, _done(snapshot)
+    states = _split(counts, snapshot.held, snapshot.stale)
     story = [f"{snapshot.kept:,} kept"] if snapshot.kept else []
     story += [_tag("span", f"{done:,}", kind="sitq-done") + " done"]
     story += [_tag("span", f"{counts.left:,}", kind="sitq-left") + " left"]
@@ -303,7 +313,8 @@ def _pre(text: str) -> str:
 
 def _warning(text: str) -> str:
     edge = "border-left: 3px solid #e69f00; padding-left: 8px; margin: 3px 0"
-    return _tag("div", f"<b>⚠</b> <bdi>{escape(one_line(text, MESSAGE))}</bdi>", edge, kind="sitq-warning")
+    told = _CODE.sub(r'<code style="white-space: nowrap">\1</code>', escape(one_line(text, WARNING)))
+    return _tag("div", f"<b>⚠</b> <bdi>{told}</bdi>", edge, kind="sitq-warning")
 
 
 def _note(text: str) -> str:
@@ -319,16 +330,19 @@ def _done(snapshot: Snapshot) -> int:
     return max(0, snapshot.counts.finished - snapshot.kept)
 
 
-def _split(counts: Counts, held: int) -> dict[str, int]:
-    """Counts in the order of the bar; held ones are counted on their own."""
-    held = min(max(0, held), counts.pending)
+def _split(counts: Counts, held: int, stale: int = 0) -> dict[str, int]:
+    """Counts in the order of the bar; held and stale ones are counted on their own."""
+    held, stale = min(max(0, held), counts.pending), min(max(0, stale), counts.completed)
     states = counts.as_dict() | {"pending": counts.pending - held, "held": held}
+    states |= {"completed": counts.completed - stale, "stale": stale}
     return {state: states[state] for state in COLOURS}
 
 
 def _pace(snapshot: Snapshot, live: bool = True) -> list[str]:
     parts = [per_time(snapshot.rate)] if snapshot.rate is not None else []
     if snapshot.finished:
+        if not snapshot.elapsed_s:  # nothing ran
+            return parts
         short = snapshot.elapsed_s < 1  # a clock would say 0:00
         return [*parts, f"took {span(snapshot.elapsed_s) if short else clock(snapshot.elapsed_s)}"]
     parts.append(f"{clock(snapshot.elapsed_s)} elapsed")

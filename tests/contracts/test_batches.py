@@ -5,57 +5,46 @@ import asyncio
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.errors import BatchExists, SitqError
+from sitq.errors import SitqError
 from sitq.models import CANCELLED
-from sitq.rows import Filter, NewBatch
+from sitq.rows import Filter, MapStart, Pace
 from tests.storage import (
     LOCAL,
+    NOBODY,
+    begin,
     claim_one,
     completed,
     failed,
-    function,
     new_batch,
     new_tasks,
+    new_version,
     row,
     true_counts,
 )
 
 
 async def test_a_name_names_one_batch(backend: Backend) -> None:
-    await backend.create_batch(new_batch("svc"))
-    with pytest.raises(BatchExists, match="svc"):
-        await backend.create_batch(new_batch("svc"))
-    await backend.create_batch(new_batch(None))
-    await backend.create_batch(new_batch(None))
+    batch, _ = await begin(backend, new_batch("svc"))
+    await backend.enqueue(new_tasks(batch=batch))
+    again = await backend.begin_map(new_batch("svc"))
+    assert again == MapStart(batch, "default", None)
+    await begin(backend, new_batch(None))
+    await begin(backend, new_batch(None))
     assert [b.name for b in await backend.batches()] == [None, None, "svc"]
 
 
-async def test_a_taken_name_does_not_spoil_what_is_written_beside_it(backend: Backend) -> None:
-    await backend.create_batch(new_batch("svc"))
-    answers = await asyncio.gather(
-        backend.create_batch(new_batch("svc")),
-        *(backend.enqueue(new_tasks()) for _ in range(5)),
-        backend.create_batch(new_batch("other")),
-        return_exceptions=True,
-    )
-    assert isinstance(answers[0], BatchExists)
-    assert sorted(answers[1:6]) == [[1], [2], [3], [4], [5]]  # type: ignore[type-var]
-    assert (await backend.find_batch("other")) is not None
-
-
 async def test_a_batch_keeps_its_version_and_its_fixed_objects(backend: Backend) -> None:
-    _, version = await backend.create_batch(
-        NewBatch("svc", "default", 0, function(), {"X": b"\x01" * 16, "y": b"\x02" * 16}, False)
-    )
-    stored = await backend.version(version)
-    assert stored.number == version
+    version = new_version(record_result=False, X=b"\x01" * 16, y=b"\x02" * 16)
+    _, number = await begin(backend, new_batch("svc")._replace(version=version))
+    stored = await backend.version(number)
+    assert stored.number == number
     assert '"X": "' + "01" * 16 in stored.fixed
     assert not stored.record_result
     assert (await backend.function(stored.function)).name == "train"
 
 
 async def test_a_batch_is_listed_with_its_counts(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch("svc"))
+    batch, version = await begin(backend, new_batch("svc"))
     listed = await backend.find_batch("svc")
     assert listed is not None
     assert (listed.number, listed.acked, listed.total, listed.lane, listed.function) == (
@@ -76,7 +65,7 @@ async def test_a_batch_is_listed_with_its_counts(backend: Backend, worker: int) 
 
 
 async def test_tasks_of_a_batch_come_in_the_order_of_its_rows(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(2, batch=batch, version=version, last=False, priority=1))
     await backend.enqueue(new_tasks(2, batch=batch, version=version, position=2, priority=5))
     assert await backend.numbers(Filter(batch=batch)) == [1, 2, 3, 4]
@@ -86,7 +75,7 @@ async def test_tasks_of_a_batch_come_in_the_order_of_its_rows(backend: Backend, 
 
 
 async def test_chunks_that_are_written_together_are_acked_together(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     chunks = [new_tasks(3, batch=batch, version=version, position=3 * i, last=i == 4) for i in range(5)]
     await asyncio.gather(*(backend.enqueue(chunk) for chunk in chunks))
     assert len(await backend.claim(worker, 99, LOCAL)) == 15
@@ -94,36 +83,36 @@ async def test_chunks_that_are_written_together_are_acked_together(backend: Back
 
 
 async def test_a_dropped_batch_leaves_nothing(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch("svc"))
+    batch, version = await begin(backend, new_batch("svc"))
     await backend.enqueue(new_tasks(3, batch=batch, version=version, last=False, arguments=[b"x" * 9000] * 3))
     await backend.cancel(Filter(numbers=[2]))
-    await backend.drop_batch(batch)
-    await backend.drop_batch(batch)
+    await backend.give_up_map(batch, NOBODY)
+    await backend.give_up_map(batch, NOBODY)
     assert await backend.batches() == []
     assert await backend.tasks(Filter()) == []
     assert await backend.counts() == await true_counts(backend)
     assert await backend.claim(worker, 9, LOCAL) == []
-    another, _ = await backend.create_batch(new_batch("svc"))  # the name is free again
+    another, _ = await begin(backend, new_batch("svc"))  # the name is free again
     assert another != batch
 
 
 async def test_a_chunk_of_a_batch_that_is_gone_is_refused(backend: Backend) -> None:
-    batch, version = await backend.create_batch(new_batch())
-    await backend.drop_batch(batch)
+    batch, version = await begin(backend, new_batch())
+    await backend.give_up_map(batch, NOBODY)
     with pytest.raises(SitqError, match="gone"):
         await backend.enqueue(new_tasks(3, batch=batch, version=version, last=False))
     assert await backend.tasks(Filter()) == []
 
 
 async def test_a_batch_that_is_whole_is_not_dropped(backend: Backend) -> None:
-    batch, version = await backend.create_batch(new_batch("svc"))
+    batch, version = await begin(backend, new_batch("svc"))
     await backend.enqueue(new_tasks(3, batch=batch, version=version))
-    await backend.drop_batch(batch)
+    await backend.give_up_map(batch, NOBODY)
     assert (await backend.counts(batch=batch)).pending == 3
 
 
 async def test_an_empty_batch_can_be_acked(backend: Backend) -> None:
-    batch, version = await backend.create_batch(new_batch("svc"))
+    batch, version = await begin(backend, new_batch("svc"))
     await backend.enqueue(new_tasks(1, batch=batch, version=version)._replace(calls=[]))
     listed = await backend.find_batch("svc")
     assert listed is not None
@@ -131,7 +120,7 @@ async def test_an_empty_batch_can_be_acked(backend: Backend) -> None:
 
 
 async def test_failures_are_grouped_by_type(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(5, batch=batch, version=version))
     claims = await backend.claim(worker, 5, LOCAL)
     reports = [failed(c, f"broken {c.number}") for c in claims[:4]]
@@ -147,20 +136,34 @@ async def test_failures_are_grouped_by_type(backend: Backend, worker: int) -> No
     assert len(await backend.failures(batch, 1)) == 1
 
 
-async def test_the_span_of_a_batch_is_from_its_first_start_to_its_last_end(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+async def test_the_pace_of_a_batch_is_from_its_first_start_to_its_last_end(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(2, batch=batch, version=version))
-    assert await backend.span(batch) is None
+    assert await backend.pace(batch) == Pace(kept=0, ran=0, seconds=0)
     await backend.complete(worker, [completed(await claim_one(backend, worker))])
-    span = await backend.span(batch)
-    assert span is not None
     found = await row(backend, 1)
     assert found.finished_at is not None
-    assert span == pytest.approx((found.finished_at - 1_000_000) / 1e6)
+    kept, ran, seconds = await backend.pace(batch)
+    assert (kept, ran) == (0, 1)
+    assert seconds == pytest.approx((found.finished_at - 1_000_000) / 1e6)
+
+
+async def test_the_pace_of_a_batch_since_a_moment_leaves_out_what_had_ended(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    await backend.complete(worker, [completed(await claim_one(backend, worker))])
+    await backend.cancel(Filter(numbers=[3]))  # ends since, and never started
+    since = (await row(backend, 1)).finished_at
+    assert since is not None
+    late = completed(await claim_one(backend, worker))._replace(started_at=since + 1)
+    await backend.complete(worker, [late])
+    assert (await backend.pace(batch, since + 1))[:2] == (1, 1)
+    await backend.rerun(Filter(numbers=[1]))
+    assert (await backend.pace(batch, since + 1))[:2] == (0, 1), "what runs again is not kept"
 
 
 async def test_a_cancelled_batch_is_cancelled_row_by_row(backend: Backend) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(3, batch=batch, version=version))
     await backend.enqueue(new_tasks())
     assert await backend.cancel(Filter(batch=batch)) == 3

@@ -1,6 +1,7 @@
 """Changes: told to listeners after each commit, and across processes through the heart."""
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -8,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from sitq.backends import group
+from sitq.backends import changes
 from sitq.backends.base import GAP, Backend, Change, Heart
 from sitq.backends.connecting import connect
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import SitqError
-from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, PROCESSING
+from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, PROCESSING, Waits
 from sitq.rows import Filter
 from tests.storage import (
     Ears,
@@ -154,8 +155,9 @@ def forget_changes(backend: Backend, keep: int) -> None:
     """What the store does when it is idle, with another number than 100,000."""
     connection = connect(backend.path)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group, "REMEMBERED", keep)
-        group.forget_changes(connection)
+        patch.setattr(changes, "REMEMBERED", keep)
+        while changes.forget(connection, changes.too_old(connection)):
+            pass
     connection.close()
 
 
@@ -171,6 +173,43 @@ async def test_only_the_last_transitions_are_remembered(backend: Backend) -> Non
         assert count == left
 
 
+async def test_a_busy_queue_forgets_changes_too(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(backend, SQLiteBackend):
+        pytest.skip("looks into SQLite's table")
+    for name, number in (("REMEMBERED", 40), ("FORGET_EVERY", 20), ("FORGET_AT_ONCE", 7)):
+        monkeypatch.setattr(changes, name, number)
+    deleted = 0
+
+    def count(connection: sqlite3.Connection, before: int) -> bool:
+        nonlocal deleted
+        rows = connection.total_changes
+        more = forget(connection, before)
+        assert connection.total_changes - rows <= 7
+        deleted += connection.total_changes - rows
+        return more
+
+    forget = changes.forget
+    monkeypatch.setattr(changes, "forget", count)
+    heard: list[Change] = []
+    other = SQLiteBackend(backend.path)
+    await other.open()
+    other.listeners.add(heard.extend)
+    await backend.enqueue(new_tasks(300))
+    with heart_of(other) as heart:
+        for number in range(1, 301):
+            await backend.cancel(Filter(numbers=[number]))
+            if number % 30 == 0:
+                await settled(backend)
+                ((rows, kept),) = await backend._open.read("SELECT count(*), sum(size) FROM changes", ())
+                assert min(number, 40) <= kept <= 40 + 2 * 20 + 2 * 7
+                assert rows <= kept
+                heart.publish()
+    await other.close()
+    assert deleted > 200
+    assert GAP not in heard  # nobody who listens misses any
+    assert sum(len(change.numbers) for change in heard if change.state == CANCELLED) == 300
+
+
 async def test_a_worker_is_served_what_another_process_enqueues(pair: tuple[Backend, Backend]) -> None:
     one, other = pair
     hands = Hands(await registered(one), 2)
@@ -180,6 +219,48 @@ async def test_a_worker_is_served_what_another_process_enqueues(pair: tuple[Back
         await other.enqueue(new_tasks(2))
         heart.publish()
         assert [c.number for c in await hands.take(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["lane", "all lanes", "tasks"])
+async def test_a_worker_is_served_what_another_process_resumes(pair: tuple[Backend, Backend], how: str) -> None:
+    one, other = pair
+    if how == "tasks":
+        await other.enqueue(new_tasks(2, delay_s=0.0))
+        await other.hold(Filter(), Waits.PAUSED, True)
+    else:
+        await other.pause("default" if how == "lane" else None, True)
+        await other.enqueue(new_tasks(2))
+    hands = Hands(await registered(one), 2)
+    one.attach(hands.claimer)
+    await settled(one)
+    with heart_of(one) as heart:
+        heart.publish()
+        assert hands.empty()
+        if how == "tasks":
+            await other.hold(Filter(), Waits.PAUSED, False)
+        else:
+            await other.pause("default" if how == "lane" else None, False)
+        heart.publish()
+        assert [c.number for c in await hands.take(2)] == [1, 2]
+
+
+async def test_a_resume_is_told_also_beside_other_changes(pair: tuple[Backend, Backend]) -> None:
+    one, other = pair
+    await other.pause("default", True)
+    await other.enqueue(new_tasks(2))
+    hands = Hands(await registered(one), 2)
+    one.attach(hands.claimer)
+    await settled(one)
+    with heart_of(one) as heart:
+        with other._open.writer._lock:  # type: ignore[attr-defined]
+            blocked = asyncio.create_task(settled(other))
+            await asyncio.sleep(0.01)
+            group = asyncio.gather(other.pause("default", False), other.cancel(Filter(numbers=[1])))
+            await asyncio.sleep(0.01)
+        await blocked
+        assert await group == [True, 1]
+        heart.publish()
+        assert [c.number for c in await hands.take(1)] == [2]
 
 
 async def test_a_wait_ends_when_another_process_commits(pair: tuple[Backend, Backend]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sitq.backends.base import Backend
 from sitq.models import PENDING, PROCESSING, Waits
 from sitq.rows import Filter
-from tests.storage import LOCAL, again, claim_one, completed, lose, new_batch, new_tasks, registered, row
+from tests.storage import LOCAL, again, begin, claim_one, completed, lose, new_batch, new_tasks, registered, row
 
 
 async def test_claims_come_by_priority_then_in_order(backend: Backend, worker: int) -> None:
@@ -73,7 +73,7 @@ async def test_an_attempt_that_is_to_be_repeated_later_is_not_claimed_before(bac
 
 
 async def test_rows_of_a_batch_that_is_not_whole_are_not_claimed(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(3, batch=batch, version=version, last=False))
     assert await backend.claim(worker, 9, LOCAL) == []
     await backend.enqueue(new_tasks(2, batch=batch, version=version, position=3))
@@ -107,6 +107,23 @@ async def test_pausing_no_lane_in_particular_pauses_all(backend: Backend, worker
     assert await backend.claim(worker, 9, ("a", "default")) == []
     assert await backend.pause(None, False) is True
     assert len(await backend.claim(worker, 9, ("a", "default"))) == 1
+
+
+async def test_pausing_all_holds_lanes_that_are_made_later(backend: Backend, worker: int) -> None:
+    await backend.pause(None, True)
+    assert await backend.pause(None, True) is False
+    assert await backend.paused("later") is True
+    await backend.enqueue(new_tasks(lane="later"))
+    assert await backend.claim(worker, 9, ("later", "never seen")) == []
+    assert await backend.paused("later") is True
+    assert await backend.pause("later", False) is True  # one of them
+    assert await backend.paused("later") is False
+    assert len(await backend.claim(worker, 9, ("later",))) == 1
+    await backend.pause(None, False)
+    assert await backend.paused("another") is False
+    await backend.enqueue(new_tasks(lane="another"))
+    await backend.enqueue(new_tasks(lane="never seen"))
+    assert len(await backend.claim(worker, 9, ("another", "never seen"))) == 2
 
 
 async def test_no_task_goes_to_two_claimers(pair: tuple[Backend, Backend]) -> None:

@@ -2,15 +2,30 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 
+from sitq.backends import group, working
 from sitq.backends.base import Backend
 from sitq.errors import SitqError
 from sitq.models import PENDING, PROCESSING, Waits
-from sitq.rows import Filter
+from sitq.rows import Claim, Filter
 from tests.contracts.conftest import Make
-from tests.storage import FIVE_S, LOCAL, Hands, completed, lose, new_batch, new_tasks, registered, row, settled
+from tests.storage import (
+    FIVE_S,
+    LOCAL,
+    Hands,
+    again,
+    begin,
+    completed,
+    lose,
+    new_batch,
+    new_tasks,
+    registered,
+    row,
+    settled,
+)
 
 
 async def attached(backend: Backend, free: int, lanes: tuple[str, ...] = LOCAL) -> Hands:
@@ -133,7 +148,7 @@ async def test_what_may_not_be_claimed_is_not_served(backend: Backend, what: str
         await backend.hold(Filter(), Waits.PAUSED, True)
         await backend.pause("default", False)
     else:
-        batch, version = await backend.create_batch(new_batch())
+        batch, version = await begin(backend, new_batch())
         await backend.enqueue(new_tasks(2, batch=batch, version=version, last=False))
     await settled(backend)
     assert hands.empty()
@@ -239,6 +254,96 @@ async def test_a_task_with_a_loss_waits_for_an_empty_worker(backend: Backend) ->
     assert (await row(backend, 1)).state == PENDING
     await backend.complete(hands.claimer.session, [completed(clean)], hands.claimer, 1)
     assert [c.number for c in await hands.take(1)] == [1]
+
+
+# ---- a queue that is never idle ----
+@pytest.fixture
+async def lossy(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A task that lost its worker just now."""
+    monkeypatch.setattr(working, "LAST_S", 3600)
+    (number,) = await backend.enqueue(new_tasks())
+    session = await registered(backend)
+    await backend.claim(session, 1, LOCAL)
+    await lose(backend, session)
+    return number
+
+
+async def finish(backend: Backend, hands: Hands, claim: Claim) -> None:
+    assert await backend.complete(hands.claimer.session, [completed(claim)], hands.claimer, 1) == [True]
+
+
+async def test_a_task_with_a_loss_that_waited_too_long_goes_before_the_others_and_alone(
+    backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.enqueue(new_tasks(10))
+    hands = await attached(backend, 2)
+    first, second = await hands.take(2)
+    await finish(backend, hands, first)
+    (third,) = await hands.take(1)  # it lets the others go first
+    monkeypatch.setattr(working, "LAST_S", 0)
+    await finish(backend, hands, second)
+    await settled(backend)
+    assert hands.empty()  # … no more: the worker empties itself
+    assert (hands.claimer.free, hands.claimer.busy) == (1, 1)
+    await finish(backend, hands, third)
+    (poison,) = await hands.take(1)
+    assert poison.number == lossy
+    await settled(backend)
+    assert hands.empty()
+    await finish(backend, hands, poison)
+    assert [claim.losses for claim in await hands.take(2)] == [0, 0]
+
+
+async def test_a_worker_that_empties_itself_goes_on_when_another_one_took_the_task(
+    backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.enqueue(new_tasks(10))
+    hands = await attached(backend, 2)
+    first, _ = await hands.take(2)
+    monkeypatch.setattr(working, "LAST_S", 0)
+    await finish(backend, hands, first)
+    await settled(backend)
+    assert hands.empty()
+    other = await attached(backend, 1)
+    assert [claim.number for claim in await other.take(1)] == [lossy]
+    assert len(await hands.take(1)) == 1  # without a word from anybody: nothing ended, nothing came
+
+
+@pytest.mark.parametrize("why", ["paused lane", "held", "retried later", "other lane"])
+async def test_a_task_with_a_loss_that_may_not_run_keeps_nobody_waiting(
+    backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "paused lane":
+        await backend.pause("default", True)
+    elif why == "held":
+        await backend.hold(Filter(numbers=[lossy]), Waits.PAUSED, True)
+    elif why == "retried later":
+        session = await registered(backend)
+        (claim,) = await backend.claim(session, 1, LOCAL)
+        await backend.complete(session, [again(claim, claim.number + 2**60)])
+    monkeypatch.setattr(working, "LAST_S", 0)
+    for lane in ("default", "b"):
+        await backend.enqueue(new_tasks(4, lane=lane))
+    hands = await attached(backend, 2, ("b",) if why == "other lane" else ("default", "b"))
+    first, _ = await hands.take(2)
+    await finish(backend, hands, first)
+    assert [claim.losses for claim in await hands.take(1)] == [0]
+
+
+@pytest.mark.parametrize(("since_due_s", "losses"), [(10, 0), (70, 1)])
+async def test_the_delay_of_a_retry_is_no_waiting(
+    backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch, since_due_s: int, losses: int
+) -> None:
+    session = await registered(backend)
+    (claim,) = await backend.claim(session, 1, LOCAL)
+    await backend.complete(session, [again(claim, time.time_ns() // 1000 + 3600 * 10**6)])
+    await backend.enqueue(new_tasks(10))
+    hands = await attached(backend, 1)
+    (first,) = await hands.take(1)
+    monkeypatch.setattr(working, "LAST_S", 60)
+    monkeypatch.setattr(group, "now_us", lambda: time.time_ns() // 1000 + (3600 + since_due_s) * 10**6)
+    await finish(backend, hands, first)
+    assert [claim.losses for claim in await hands.take(1)] == [losses]
 
 
 async def test_a_worker_takes_turns_between_its_lanes(backend: Backend) -> None:

@@ -16,7 +16,9 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.models import Counts, Waits
 from sitq.rows import Filter
 from tests.storage import (
+    NOBODY,
     again,
+    begin,
     cancelled,
     completed,
     failed,
@@ -50,15 +52,15 @@ class Play:
 
     async def batch(self) -> None:
         for lane in LANES:
-            batch, version = await self.backend.create_batch(new_batch(lane=lane))
+            batch, version = await begin(self.backend, new_batch(lane=lane))
             self.batches.append(batch)
             await self.backend.enqueue(new_tasks(3, lane=lane, batch=batch, version=version, last=False))
             await self.backend.enqueue(new_tasks(2, lane=lane, batch=batch, version=version, position=3))
 
     async def half_a_batch(self) -> None:
-        batch, version = await self.backend.create_batch(new_batch(lane="gpu"))
+        batch, version = await begin(self.backend, new_batch(lane="gpu"))
         await self.backend.enqueue(new_tasks(3, lane="gpu", batch=batch, version=version, last=False))
-        await self.backend.drop_batch(batch)
+        await self.backend.give_up_map(batch, NOBODY)
 
     async def claim(self) -> None:
         await self.claims(8)

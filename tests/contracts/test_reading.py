@@ -9,7 +9,18 @@ from sitq.errors import UntrustedPayload
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
 from sitq.rows import Filter
 from sitq.sealing import ARGUMENTS, RESULT
-from tests.storage import LOCAL, claim_one, completed, failed, function, new_batch, new_tasks, row, value_of
+from tests.storage import (
+    LOCAL,
+    begin,
+    claim_one,
+    completed,
+    failed,
+    function,
+    new_batch,
+    new_tasks,
+    row,
+    value_of,
+)
 
 
 async def test_results_are_told_of_final_tasks_only(backend: Backend, worker: int) -> None:
@@ -107,7 +118,7 @@ async def test_attempts_of_a_running_task_end_with_the_running_one(backend: Back
 
 
 async def test_records_name_their_batch_and_lane(backend: Backend) -> None:
-    batch, version = await backend.create_batch(new_batch("svc", lane="gpu"))
+    batch, version = await begin(backend, new_batch("svc", lane="gpu"))
     await backend.enqueue(new_tasks(lane="gpu", batch=batch, version=version, name="fit"))
     found = await row(backend, 1)
     assert (found.batch, found.lane, found.position, found.name) == ("svc", "gpu", 0, "fit")

@@ -11,6 +11,7 @@ from tests.contracts.conftest import Make
 from tests.storage import (
     LOCAL,
     again,
+    begin,
     claim_one,
     completed,
     lose,
@@ -155,8 +156,8 @@ async def test_tasks_of_ended_notebook_sessions_are_held_when_asked_for(backend:
 @pytest.mark.parametrize("how", ["died", "ended"])
 async def test_a_half_written_batch_goes_with_its_session(backend: Backend, how: str) -> None:
     session = await registered(backend)
-    batch, version = await backend.create_batch(new_batch("half", session=session))
-    whole, its_version = await backend.create_batch(new_batch("whole", session=session))
+    batch, version = await begin(backend, new_batch("half", session=session))
+    whole, its_version = await begin(backend, new_batch("whole", session=session))
     await backend.enqueue(new_tasks(3, session=session, batch=batch, version=version, last=False))
     await backend.enqueue(new_tasks(2, session=session, batch=whole, version=its_version))
     await (lose(backend, session) if how == "died" else backend.end(session))

@@ -10,6 +10,7 @@ from sitq.rows import Filter
 from tests.storage import (
     LOCAL,
     again,
+    begin,
     cancelled,
     claim_one,
     completed,
@@ -135,7 +136,7 @@ async def test_a_retried_task_runs_now_even_if_it_was_scheduled(backend: Backend
 
 
 async def test_retry_lets_no_row_of_a_half_written_batch_run(backend: Backend, worker: int) -> None:
-    batch, version = await backend.create_batch(new_batch())
+    batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(2, batch=batch, version=version, last=False))
     await backend.cancel(Filter())
     await backend.retry(Filter())
@@ -213,7 +214,7 @@ async def test_a_filter_combines_its_conditions(
 ) -> None:
     await backend.enqueue(new_tasks(2))
     await backend.enqueue(new_tasks(lane="gpu"))
-    batch, version = await backend.create_batch(new_batch(lane="gpu"))
+    batch, version = await begin(backend, new_batch(lane="gpu"))
     await backend.enqueue(new_tasks(lane="gpu", batch=batch, version=version))
     await backend.complete(worker, [failed(await claim_one(backend, worker))])
     assert [r.number for r in await backend.tasks(wanted)] == numbers

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.faults
 
 HEAD = """
-import asyncio, sys, threading, time
+import asyncio, atexit, sys, threading, time
 import sitq
 
 def told():
@@ -105,6 +105,38 @@ SCRIPTS = {
             task_id = await queue.enqueue(long)
             while await queue.status(task_id) != "processing":
                 await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
+    # What an interpreter that shuts down refuses is no failure of the task. A user's exit handler takes its time,
+    # so that the worker's thread has time to store one.
+    "a worker in a thread of its own whose task needs threads": """
+        async def needs_threads():
+            while True:
+                await asyncio.to_thread(int)
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2, loop="thread")
+            atexit.register(time.sleep, 0.3)
+            task_id = await queue.enqueue(needs_threads)
+            while await queue.status(task_id) != "processing":
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            told()
+        asyncio.run(main())
+    """,
+    "a worker in a thread of its own that reads what it claimed": """
+        read, has_read = sitq.SQLiteBackend.function, threading.Event()
+        async def slowly(*given):
+            await read(*given)  # has opened its connection
+            has_read.set()
+            await asyncio.sleep(0.2)
+            return await read(*given)
+        sitq.SQLiteBackend.function = slowly
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2, loop="thread")
+            atexit.register(time.sleep, 0.4)
+            await queue.enqueue(pow, 2, 5)
+            await asyncio.to_thread(has_read.wait)
             told()
         asyncio.run(main())
     """,

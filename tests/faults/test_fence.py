@@ -25,7 +25,9 @@ from sitq.backends import working
 {patches}
 
 async def main():
-    async with sitq.Worker(sitq.SQLiteBackend("work.db", lease={lease}), concurrency={slots}):
+    backend = sitq.SQLiteBackend("work.db")
+    backend.lease_s = {lease}  # shorter than users may have it
+    async with sitq.Worker(backend, concurrency={slots}):
         await asyncio.to_thread(sys.stdin.read)
 
 asyncio.run(main())
@@ -94,7 +96,8 @@ async def test_a_worker_that_was_stopped_longer_than_its_lease_changes_nothing(f
     """``alone``: it does not even notice that it was declared dead. ``out`` shows what the fence is for."""
     log, lease = tmp_path / "oracle.log", 2.5
     patches = {"whole": (), "alone": (DEAF,), "out": (DEAF, UNFENCED)}[fence]
-    backend = sitq.SQLiteBackend(tmp_path / "work.db", lease=lease)
+    backend = sitq.SQLiteBackend(tmp_path / "work.db")
+    backend.lease_s = lease
     async with sitq.TaskQueue(backend) as queue:
         batch = await queue.map(once_slow, [str(log)])
         stale = start_worker(tmp_path, ON_ANOTHER_HOST, *patches, lease=lease)

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+import sitq
 from sitq.backends import connecting, schema
 from sitq.backends import writer as writer_module
+from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import (
     BackendCorrupt,
@@ -28,6 +30,7 @@ from sitq.errors import (
     NotASitqDatabase,
     SchemaTooNew,
 )
+from sitq.rows import Filter
 from tests.storage import (
     FIVE_S,
     Hands,
@@ -166,6 +169,13 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_a_path_that_names_no_file_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument, match=r"path|URL"):
         SQLiteBackend(path)
+
+
+@pytest.mark.parametrize("lease", [4.9, 0, "500ms"])
+def test_a_lease_that_would_rob_a_living_worker_is_refused(lease: float | str) -> None:
+    with pytest.raises(InvalidArgument, match=r"lease must be at least 5 s"):
+        SQLiteBackend(":memory:", lease=lease)
+    assert SQLiteBackend(":memory:", lease=5).lease_s == 5
 
 
 FOREIGN = """
@@ -437,6 +447,30 @@ async def test_a_locked_database_cannot_be_opened_for_ever(path: Path, monkeypat
     await backend.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*network file system")
+async def test_without_a_wal_writers_and_readers_wait_for_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connecting, "on_network", lambda path: True)
+    other = SQLiteBackend(path)
+    async with sitq.TaskQueue(path) as queue:
+        await other.open()
+        batch = await queue.map(abs, range(1000))
+
+        async def read(backend: Backend) -> None:
+            while (await backend.counts()).completed < 1050:
+                await backend.tasks(Filter())
+
+        async with sitq.Worker(queue.backend, concurrency=4):
+            readers = [asyncio.create_task(read(backend)) for backend in (queue.backend, other)]
+            for i in range(50):
+                await queue.enqueue(abs, i)
+            assert await batch.wait(60)
+            await asyncio.gather(*readers)
+        await other.close()
+    assert caplog.messages == []
+
+
 # ---- full ----
 def limit(backend: SQLiteBackend, pages: int) -> None:
     writer = backend._open.writer
@@ -574,6 +608,23 @@ async def test_what_replaced_the_file_is_not_written_to(backend: SQLiteBackend) 
     assert family(backend.path) == before
 
 
+@pytest.mark.parametrize("how", [delete, move, replace, delete_wal, replace_by_new])
+async def test_opening_again_does_not_hand_out_a_queue_whose_file_is_gone(
+    path: Path, how: Callable[[Path], None]
+) -> None:
+    queue = await sitq.open(path, concurrency=1)
+    await queue.enqueue(abs, -1)
+    how(path)
+    with pytest.raises(BackendMoved, match=r"await queue\.close\(\)"):
+        await sitq.open(path, concurrency=1)
+    await queue.close()
+    for file in path.parent.glob("sitq.db*"):
+        file.unlink()
+    async with sitq.open(path, concurrency=1) as fresh:
+        assert fresh is not queue
+        assert (await fresh.get_result(await fresh.enqueue(abs, -1), FIVE_S)).value == 1
+
+
 # ---- opened and copied by the notebook ----
 NOTEBOOK = """
 import asyncio, os, shutil, subprocess, sys
@@ -692,6 +743,107 @@ async def test_a_forked_child_is_told_and_the_parent_goes_on(path: Path) -> None
     assert run(FORK, path).split() == ["9", "9", "True"]
 
 
+FORK_ANEW = """
+import asyncio, atexit, glob, os, sys, threading
+import sitq
+from sitq.backends import guard
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.errors import ForkedQueue
+from tests.storage import new_tasks
+from tests.unit.test_guard import locked
+
+folder, KEY = sys.argv[1], "a key for these tests"
+open_, closed, other, gone, moved, opening = (
+    os.path.join(folder, f"{name}.db") for name in ("open", "closed", "other", "gone", "moved", "opening")
+)
+
+async def use(path):
+    backend = SQLiteBackend(path, key=KEY)
+    await backend.open()
+    await backend.enqueue(new_tasks(2))
+    total = (await backend.counts()).total
+    await backend.close()
+    return total
+
+async def refused(path):
+    for opening in (SQLiteBackend(path, key=KEY).open(), sitq.open(path, key=KEY, worker=False)._open()):
+        try:
+            await opening
+        except ForkedQueue as error:
+            assert "spawn" in str(error)
+        else:
+            os._exit(3)
+
+go_on = threading.Event()
+
+async def child(inherited):
+    go_on.set()
+    for path in (open_, os.path.join(folder, "link.db"), os.path.join(folder, "hard.db"), moved + ".2", opening):
+        await refused(path)
+    for backend in inherited:
+        try:
+            await backend.open()
+        except ForkedQueue:
+            continue
+        os._exit(4)
+    assert await use(other) == 2
+    assert await use(closed) == 4
+    assert await use(":memory:") == 2
+    for file in glob.glob(gone + "*"):
+        os.remove(file)
+    assert await use(gone) == 2  # another file at the same path
+
+def forked(inherited, depth):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 5
+    try:
+        asyncio.events._set_running_loop(None)
+        asyncio.set_event_loop(None)
+        if depth:
+            code = forked(inherited, depth - 1)
+        else:
+            asyncio.run(child(inherited))
+            code = 0
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(code)
+
+async def main():
+    assert await use(closed) == 2
+    backends = [SQLiteBackend(path, key=KEY) for path in (open_, ":memory:", gone, moved)]
+    for backend in backends:
+        await backend.open()
+        await backend.enqueue(new_tasks(3))
+    os.symlink(open_, os.path.join(folder, "link.db"))
+    os.link(open_, os.path.join(folder, "hard.db"))
+    os.rename(moved, moved + ".2")
+    acquire = guard.acquire
+    guard.acquire = lambda *given: (go_on.wait(), acquire(*given))[1]
+    half_open = asyncio.create_task(SQLiteBackend(opening, key=KEY).open())
+    while not os.path.exists(opening) or not os.path.getsize(opening):
+        await asyncio.sleep(0.01)
+    told = [forked(backends, depth=1)]  # a grandchild
+    go_on.set()
+    await half_open
+    for backend in backends[:2]:
+        await backend.enqueue(new_tasks(3))
+        told.append((await backend.counts()).total)
+    print(*told, locked(backends[0].path) == (True, True))
+    for backend in backends[:2]:
+        await backend.close()
+    assert await use(open_) == 8
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_file_that_was_open_at_a_fork_stays_closed_in_the_child(tmp_path: Path) -> None:
+    assert run(FORK_ANEW, tmp_path).split() == ["0", "6", "6", "True"]
+
+
 # ---- killed in between ----
 NTH = """
 import asyncio, os, sqlite3, sys
@@ -699,7 +851,7 @@ from sitq.backends import connecting
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.models import COMPLETED, PENDING, Waits
 from sitq.rows import Filter
-from tests.storage import again, claim_one, completed, lose, new_batch, new_tasks, registered, true_counts
+from tests.storage import again, begin, claim_one, completed, lose, new_batch, new_tasks, registered, true_counts
 
 folder, before = sys.argv[1], sys.argv[2] == "before"
 left = 0
@@ -726,7 +878,7 @@ async def play(path):
     worker = await registered(backend)
     log(path, "acked", await backend.enqueue(new_tasks(3)))
     log(path, "acked", await backend.enqueue(new_tasks(1, arguments=[b"x" * 9000])))
-    batch, version = await backend.create_batch(new_batch("b", session=worker))
+    batch, version = await begin(backend, new_batch("b", session=worker))
     half = new_tasks(2, session=worker, batch=batch, version=version, last=False)
     some = await backend.enqueue(half)
     log(path, "acked", some + await backend.enqueue(half._replace(position=2, last=True)))

@@ -19,6 +19,7 @@ from sitq.errors import InvalidArgument
 from sitq.models import Counts, FailureGroup, Snapshot
 from sitq.notebook import bars, frontend
 from sitq.notebook.bars import Bar
+from sitq.notebook.buttons import Buttons
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = {6: ROOT / ".venv-ipykernel6" / "bin" / "python", 7: Path(sys.executable)}
@@ -29,6 +30,7 @@ class Batch:
 
     def __init__(self, total: int = 10) -> None:
         self.total, self.done, self.failures, self.held = total, 0, (), 0
+        self.kept = self.stale = 0
         self.looks = 0
         self.error: Exception | None = None
 
@@ -38,7 +40,8 @@ class Batch:
             raise self.error
         failed = sum(group.count for group in self.failures)
         counts = Counts(pending=self.total - self.done - failed, completed=self.done, failed=failed)
-        return Snapshot("svc", counts, 0, self.held, 1.0, None, None, 0, 1, self.failures)
+        more = {"failures": self.failures, "stale": self.stale}
+        return Snapshot("svc", counts, self.kept, self.held, 1.0, None, None, 0, 1, **more)
 
 
 class Screen:
@@ -316,6 +319,47 @@ async def test_the_buttons_go_at_the_end(screen: Screen, buttons: SimpleNamespac
     assert buttons.closed
 
 
+def displays(buttons: Buttons) -> dict[str, str | None]:
+    return {button.description: button.layout.display for button in buttons._box.children}
+
+
+def test_re_run_stale_is_there_once_something_is_stale() -> None:
+    def seen(stale: int) -> Snapshot:
+        return Snapshot("svc", Counts(pending=1, completed=9), 9, 0, 1.0, None, None, 0, 1, stale=stale)
+
+    clicks: list[str] = []
+    buttons = Buttons(dict.fromkeys(("pause", "cancel", "retry", "rerun")), clicks.append)
+    hidden = {"Pause": None, "Cancel": None, "Retry failed": None, "Re-run stale": "none"}
+    assert displays(buttons) == hidden
+    buttons.draw(seen(0), busy=False)
+    assert displays(buttons) == hidden
+    buttons.draw(seen(9), busy=False)
+    assert displays(buttons) == hidden | {"Re-run stale": None}
+    rerun = buttons._box.children[-1]
+    assert not rerun.disabled
+    rerun.click()
+    assert clicks == ["rerun"]
+    buttons.draw(seen(0), busy=False)  # they run again: it stays, so that nothing moves under the mouse
+    assert displays(buttons) == hidden | {"Re-run stale": None}
+    assert rerun.disabled
+    buttons.close()
+
+
+async def test_the_last_bar_and_its_text_tell_what_is_stale(screen: Screen) -> None:
+    batch = Batch()
+    batch.kept, batch.stale = 6, 4
+    bar = Bar(batch.snapshot)
+    bar.show()
+    batch.done = 10
+    await bar.finish()
+    assert "sitq-final" in screen.texts()[0]
+    assert '6 kept · <span class="sitq-done">4</span> done' in screen.texts()[0]
+    assert "4 stale" in screen.texts()[0]
+    assert next(b["text/plain"] for b in screen.shown.values()) == (
+        "svc ━━━━━━━━━━ 6 kept · 4 done · 0 left · 4 stale · took 0:01"
+    )
+
+
 async def test_a_batch_that_cannot_be_read_for_a_moment_is_drawn_again(screen: Screen) -> None:
     batch = Batch()
     batch.error = RuntimeError("locked")
@@ -471,6 +515,7 @@ FAKE = """
 import asyncio
 from sitq.models import Counts, FailureGroup, Snapshot
 from sitq.notebook.bars import Bar
+from sitq.notebook.buttons import Buttons
 
 done, ready = 0, asyncio.Event()
 

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 OPEN = """
 import asyncio, time, sitq
-queue = await sitq.open("kernel.db", concurrency=2, lease=0.5)
+queue = await sitq.open("kernel.db", concurrency=2)
 async def nap(seconds):
     await asyncio.sleep(seconds)
     return seconds
@@ -66,20 +66,6 @@ async def test_an_interrupted_wait_says_so_in_one_line_and_the_tasks_go_on(pytho
         assert again.text.endswith("40\n")
 
 
-async def test_a_cell_that_blocks_the_loop_for_three_leases_makes_nothing_run_twice(
-    python: Path, tmp_path: Path
-) -> None:
-    async with kernel(python, tmp_path) as one:
-        await one.run(OPEN)
-        await one.run("batch = await queue.map(nap, [0.2] * 4)")
-        async with sitq.Worker(sitq.SQLiteBackend(tmp_path / "kernel.db", lease=0.5), concurrency=2):
-            await one.run("time.sleep(1.6)")
-            counted = await one.run(
-                "await batch.wait(); df = await batch.to_frame(); print(df.attempts.max(), len(df))"
-            )
-    assert counted.text.endswith("1 4\n")
-
-
 async def test_running_the_open_cell_again_gives_the_same_queue_with_the_new_concurrency(
     python: Path, tmp_path: Path
 ) -> None:
@@ -87,7 +73,7 @@ async def test_running_the_open_cell_again_gives_the_same_queue_with_the_new_con
         await one.run(OPEN)
         again = await one.run(
             "before, worker = queue, queue.worker\n"
-            "queue = await sitq.open('kernel.db', concurrency=3, lease=0.5)\n"
+            "queue = await sitq.open('kernel.db', concurrency=3)\n"
             "print(queue is before, queue.worker is worker, worker.concurrency)"
         )
     assert again.text == "concurrency 2 → 3\nTrue True 3\n"
@@ -107,3 +93,43 @@ async def test_what_a_killed_kernel_left_is_held_until_it_is_resumed(python: Pat
             "await queue.resume(); b = await queue.batch('naps'); print(await b.wait(20), len(await b.values()))"
         )
         assert rest.text == "True 8\n"
+
+
+FAILS = """def fail(n):
+    if not n:
+        raise ValueError("deep")
+    fail(n - 1)
+"""
+
+
+async def test_a_stored_traceback_names_the_cell_as_ipython_does_and_no_path_of_a_kernel(
+    python: Path, tmp_path: Path
+) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        await one.run(FAILS)
+        told = await one.run(
+            "task_id = await queue.enqueue(fail, 1)\nprint((await queue.get_result(task_id)).traceback, end='')"
+        )
+        assert told.text == (
+            "Traceback (most recent call last):\n"
+            "  Cell In[2], line 4, in fail\n"
+            "    fail(n - 1)\n"
+            "  Cell In[2], line 3, in fail\n"
+            '    raise ValueError("deep")\n'
+            "ValueError: deep\n"
+        )
+    again = (
+        "(task_id,) = (await queue.to_frame()).index\nassert await queue.retry(task_id) == 1\n"
+        "print((await queue.get_result(task_id)).traceback, end='')"
+    )
+    async with kernel(python, tmp_path) as two:
+        await two.run(OPEN)
+        assert (await two.run(again)).text == (
+            "Traceback (most recent call last):\n"
+            '  File "<notebook>", line 4, in fail\n'
+            '  File "<notebook>", line 3, in fail\n'
+            "ValueError: deep\n"
+        )
+        await two.run(FAILS)
+        assert (await two.run(again)).text == told.text.replace("In[2]", "In[3]")

@@ -194,6 +194,8 @@ STEERING: dict[str, Case] = {
         ("an object", Plain(), TypeError, "selection must be .*Plain"),
     ]
 } | {
+    "rerun nothing": (lambda q: q.rerun(None), TypeError, "selection .*None"),
+    "rename to nothing": (lambda q: q.rename("no such batch", ""), LookupError, "no batch is named"),
     "prioritize by a text": (lambda q: q.prioritize([], "high"), TypeError, "priority .*'high'"),
     "purge of nothing": (lambda q: q.purge(), ValueError, "needs a selection or older_than"),
     "purge by a wrong time": (lambda q: q.purge(older_than="long ago"), ValueError, "older_than .*'long ago'"),

@@ -39,4 +39,4 @@ def test_a_docstrings_example_does_what_it_says(example: doctest.DocTest) -> Non
 
 def test_the_verbs_that_users_meet_first_have_examples() -> None:
     named = {example.name for example in EXAMPLES}
-    assert {"sitq.queue.TaskQueue", "sitq.opening.open", "sitq.worker.Worker", "sitq.params.grid"} <= named
+    assert {"sitq.queue.TaskQueue", "sitq.opening.open", "sitq.worker.Worker", "sitq.grids.grid"} <= named

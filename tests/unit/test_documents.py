@@ -1,11 +1,16 @@
-"""The examples of README and docs run, and their links lead somewhere; test_doctests.py has the docstrings'."""
+"""The examples of README and docs run, and their links lead somewhere; test_doctests.py has the docstrings'.
+
+A comment that says ``# prints svc: 6 new`` is held to it.
+"""
 
 import ast
 import asyncio
+import linecache
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import matplotlib as mpl
 import pytest
@@ -13,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+PRINTS = re.compile(r"# prints (.+)$", re.M)
 
 
 @pytest.fixture
@@ -25,19 +31,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     plt.close("all")
 
 
+def as_cell(source: str, name: str) -> CodeType:
+    """Compile a block as a notebook does its cells: its source is at hand."""
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    code: CodeType = compile(source, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return code
+
+
+@pytest.mark.filterwarnings("ignore::sitq.StaleResults")  # what they tell of, they show
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
 )
-def test_the_python_blocks_of_a_document_run_in_order(document: Path, folder: Path) -> None:
+def test_the_python_blocks_of_a_document_run_in_order_and_print_what_they_say(
+    document: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = BLOCK.findall(document.read_text())
+
     async def run() -> None:
         scope: dict[str, object] = {"__name__": "__main__"}
-        for block in BLOCK.findall(document.read_text()):
-            code = compile(block, document.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            value = eval(code, scope)
+        for n, block in enumerate(blocks):
+            value = eval(as_cell(block, f"<{document.name} {n}>"), scope)
             if asyncio.iscoroutine(value):
                 await value
 
     asyncio.run(run())
+    printed = iter(capsys.readouterr().out.splitlines())
+    for line in PRINTS.findall("".join(blocks)):
+        assert line in printed, f"{line!r} was not printed, or not in this order"
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from sitq.call import Call, Outcome
+from sitq.call import Call, Loader, Once, Outcome, Unavailable
 from sitq.executors import local
 from sitq.executors.local import LocalExecutor
 from sitq.serialization import CloudpickleSerializer
@@ -182,8 +184,6 @@ async def test_closing_ends_the_threads_and_it_may_be_opened_again(stage: Stage)
 
 
 async def test_a_thread_that_waits_keeps_no_arguments_alive(executor: LocalExecutor, delivered: Delivered) -> None:
-    import weakref
-
     made = call(quick, 1)
     executor.submit(1, made)
     await delivered.all(1)
@@ -192,3 +192,93 @@ async def test_a_thread_that_waits_keeps_no_arguments_alive(executor: LocalExecu
     async with asyncio.timeout(LONG_S):
         while kept() is not None:
             await asyncio.sleep(0)  # the thread has still to let go of it
+
+
+# ---- what calls share ----
+def with_fixed(load: Callable[[bytes], bytes], **digests: bytes) -> Call:
+    """A call of ``dict`` whose keyword arguments are shared objects."""
+    return Call(
+        b"dict", SERIALIZER.dump_function(dict), False, SERIALIZER.dumps(((), {})), SERIALIZER, digests, load, True
+    )
+
+
+class Loads:
+    """Objects in a store, and who loads them when."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.began = threading.Semaphore(0)
+        self.loaded: list[bytes] = []
+        self.lock = threading.Lock()
+
+    def load(self, digest: bytes) -> bytes:
+        with self.lock:
+            self.loaded.append(digest)
+        self.began.release()
+        assert self.go.wait(LONG_S)
+        return SERIALIZER.dumps([digest])
+
+
+def test_threads_that_start_together_load_a_fixed_object_once_and_share_it() -> None:
+    loader, loads = Loader(), Loads()
+    with ThreadPoolExecutor(8) as pool:
+        opened = [pool.submit(loader.open, with_fixed(loads.load, x=b"X")) for _ in range(8)]
+        assert loads.began.acquire(timeout=LONG_S)
+        assert not loads.began.acquire(timeout=0.1), "the others wait for the first"
+        loads.go.set()
+        objects = [one.result(LONG_S)[2]["x"] for one in opened]
+    assert loads.loaded == [b"X"]
+    assert len(set(map(id, objects))) == 1
+
+
+def test_an_object_that_loads_slowly_keeps_no_other_waiting() -> None:
+    loader, slow, fast = Loader(), Loads(), Loads()
+    fast.go.set()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(loader.open, with_fixed(slow.load, x=b"slow"))
+        assert slow.began.acquire(timeout=LONG_S)
+        assert pool.submit(loader.open, with_fixed(fast.load, x=b"fast")).result(LONG_S)[2] == {"x": [b"fast"]}
+        slow.go.set()
+        assert waiting.result(LONG_S)[2] == {"x": [b"slow"]}
+
+
+def test_a_call_keeps_what_was_loaded_for_it_when_the_cache_forgets_it() -> None:
+    loader, loads = Loader(), Loads()
+    loads.go.set()
+    call = with_fixed(loads.load, x=b"first")
+    loader.prepare(call)
+    for n in range(Once.KEPT):
+        loader.prepare(with_fixed(loads.load, x=b"%d" % n))
+    assert not loader.has(with_fixed(loads.load, x=b"first")), "forgotten"
+    assert loader.has(call)
+    assert loader.open(call)[2] == {"x": [b"first"]}
+    assert loads.loaded.count(b"first") == 1
+
+
+def test_an_object_that_failed_to_load_is_tried_again_by_the_next_call() -> None:
+    answers = iter([OSError("not now"), SERIALIZER.dumps("here")])
+
+    def load(digest: bytes) -> bytes:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    loader = Loader()
+    with pytest.raises(OSError, match="not now") as failed:
+        loader.open(with_fixed(load, x=b"X"))
+    assert failed.value.__context__ is None, "no business of the user's"
+    assert loader.open(with_fixed(load, x=b"X"))[2] == {"x": "here"}
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+async def test_a_call_whose_objects_cannot_be_had_has_not_failed(
+    executor: LocalExecutor, delivered: Delivered, coroutine: bool
+) -> None:
+    def gone(digest: bytes) -> bytes:
+        raise Unavailable("gone")
+
+    call = with_fixed(gone, x=b"X")
+    call.coroutine = coroutine
+    executor.submit(1, call)
+    assert (await delivered.all(1))[1].unavailable

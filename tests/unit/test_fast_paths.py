@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sitq import SQLiteBackend, TaskQueue, Worker
-from sitq.backends import enqueueing, working, writer
+from sitq.backends import connecting, enqueueing, working, writer
 from sitq.backends.base import Change, Claimer
 from sitq.backends.heart import SQLiteHeart
 from sitq.errors import BackendMoved
@@ -27,7 +27,7 @@ from tests.storage import FIVE_S, LOCAL, claim_one, completed, function, new_tas
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[tuple[SQLiteBackend, SQLiteBackend]]:
     """Two open backends on one file, as of two processes."""
-    backends = SQLiteBackend(tmp_path / "t.db", durability="normal"), SQLiteBackend(tmp_path / "t.db")
+    backends = tuple(SQLiteBackend(tmp_path / "t.db", durability="normal") for _ in range(2))
     for backend in backends:
         await backend.open()
     yield backends
@@ -110,6 +110,39 @@ async def test_no_ack_follows_the_move_of_a_file(tmp_path: Path, suffix: str, tr
         await backend.enqueue(new_tasks())
     os.rename(tmp_path / "elsewhere", tmp_path / f"t.db{suffix}")
     assert await backend.enqueue(new_tasks()) == [3]
+    await backend.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("n", [1, 20])
+async def test_a_commit_into_a_file_that_goes_meanwhile_is_not_acked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, trusted: bool, n: int
+) -> None:
+    """The file goes after the check and before the commit; alone, and in a group."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if armed and (sql == "COMMIT" or sql == enqueueing.INSERT_NEXT):
+                armed.clear()
+                os.rename(tmp_path / f"t.db{suffix}", tmp_path / "elsewhere")
+            return super().execute(sql, *values)
+
+    armed: list[bool] = []
+    real = sqlite3.connect
+    monkeypatch.setattr(connecting.sqlite3, "connect", lambda *a, **k: real(*a, **{"factory": Connection, **k}))
+    backend = SQLiteBackend(tmp_path / "t.db", durability="normal")
+    await backend.open()
+    await backend.enqueue(new_tasks())
+    if trusted:
+        os.utime(tmp_path, (1, 1))
+    await backend.enqueue(new_tasks())
+    monkeypatch.setattr(backend._open.writer, "may_inline", lambda: n == 1)
+    armed.append(True)
+    answers = await asyncio.gather(*(backend.enqueue(new_tasks()) for _ in range(n)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [BackendMoved] * n
+    os.rename(tmp_path / "elsewhere", tmp_path / f"t.db{suffix}")
+    assert await backend.enqueue(new_tasks()) == [3 + n]  # written once, and not acked
     await backend.close()
 
 
@@ -234,6 +267,20 @@ async def test_a_failed_commit_takes_the_claim_back(
     assert [claim.number for claim in delivered] == [2]
 
 
+async def test_claims_cost_nothing_more_where_no_task_has_a_loss(two: tuple[SQLiteBackend, SQLiteBackend]) -> None:
+    backend, _ = two
+    await backend.enqueue(new_tasks(100))
+    session = await registered(backend)
+    statements: list[str] = []
+    assert backend._open.writer.connection is not None
+    backend._open.writer.connection.set_trace_callback(statements.append)
+    started = time.monotonic()
+    for _ in range(100):
+        await claim_one(backend, session)
+    looks = sum("tasks_lossy" in statement for statement in statements)
+    assert looks <= 1 + (time.monotonic() - started), "once a second"
+
+
 # ---- scheduled tasks, whose next time is remembered ----
 async def test_a_task_that_another_process_scheduled_runs_in_time(tmp_path: Path) -> None:
     async with TaskQueue(tmp_path / "t.db") as queue, Worker(tmp_path / "t.db"):
@@ -260,6 +307,19 @@ async def test_a_rolled_back_look_does_not_lose_a_due_task(two: tuple[SQLiteBack
     with pytest.raises(ValueError, match="no"):
         await live.writer.write(0, fail, None)
     await claim_one(backend, session)
+
+
+async def test_a_resume_in_another_process_wakes_an_idle_worker_at_once(tmp_path: Path) -> None:
+    async with TaskQueue(tmp_path / "t.db") as queue, Worker(SQLiteBackend(tmp_path / "t.db")):
+        for _ in range(5):
+            await queue.pause()
+            task_id = await queue.enqueue(abs, -1)
+            await asyncio.sleep(0.1)
+            assert await queue.status(task_id) == "pending"
+            started = time.monotonic()
+            assert await queue.resume() == 1
+            assert await queue.get_result(task_id, FIVE_S)
+            assert time.monotonic() - started < 0.5  # the next beat might be a second away
 
 
 # ---- the heart ----

@@ -186,6 +186,55 @@ def test_a_moved_file_is_seen(path: Path, held: guard.FileGuard) -> None:
         held.check()
 
 
+# ---- between a commit and its ack ----
+@pytest.fixture(params=["trusted", "just changed", "no descriptor"])
+def checked(request: pytest.FixtureRequest, path: Path, held: guard.FileGuard) -> guard.FileGuard:
+    """A guard whose check passed a moment ago, in a folder that it can or cannot trust by its time."""
+    if request.param == "trusted":
+        os.utime(path.parent, (1, 1))
+    elif request.param == "no descriptor":
+        assert held._folder_opened is not None
+        os.close(held._folder_opened)
+        held._folder_opened = None
+    held.check()
+    return held
+
+
+def test_files_that_stay_pass_again(checked: guard.FileGuard) -> None:
+    checked.check_again()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_goes_after_the_check_is_seen(path: Path, checked: guard.FileGuard, suffix: str, how: str) -> None:
+    file = Path(f"{path}{suffix}")
+    if how == "replaced":
+        shutil.copy(file, f"{path}.new")
+        os.replace(f"{path}.new", file)
+    elif how == "moved":
+        file.rename(f"{path}.old")
+    else:
+        file.unlink()
+    with pytest.raises(BackendMoved):
+        checked.check_again()
+
+
+@pytest.mark.parametrize(("changed_ns", "ago_s"), [(1_600_000_000_000_000_000, 2.0), (1_600_000_000_123_456_789, 0.05)])
+def test_a_change_in_the_same_tick_of_the_folder_s_clock_is_seen(
+    path: Path, held: guard.FileGuard, monkeypatch: pytest.MonkeyPatch, changed_ns: int, ago_s: float
+) -> None:
+    """Both changes leave the folder the same time: FAT counts in two seconds, others in some milliseconds."""
+    monkeypatch.setattr(guard.time, "time_ns", lambda: changed_ns + round(ago_s * 1e9))
+    os.utime(path.parent, ns=(changed_ns, changed_ns))
+    held.check()
+    os.unlink(f"{path}-wal")
+    os.utime(path.parent, ns=(changed_ns, changed_ns))
+    with pytest.raises(BackendMoved):
+        held.check_again()
+    with pytest.raises(BackendMoved):
+        held.check()
+
+
 def test_its_stamp_differs_after_every_commit_of_another_process(path: Path, held: guard.FileGuard) -> None:
     commit = (
         "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None);"

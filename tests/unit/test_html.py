@@ -107,7 +107,7 @@ def test_what_others_wrote_is_escaped_cut_and_harmless(what: str, evil: str) -> 
     html = drawings(EVIL[evil])[what]
     read = Reader(html)
     assert read.open == []
-    assert set(read.tags) <= {"b", "bdi", "details", "div", "i", "pre", "span", "summary", "table", "td", "tr"}
+    assert set(read.tags) <= {"b", "bdi", "code", "details", "div", "i", "pre", "span", "summary", "table", "td", "tr"}
     assert {name for name, _ in read.attributes} <= {
         *("class", "style", "title", "role", "aria-label", "data-done", "data-left", "data-total")
     }
@@ -181,8 +181,49 @@ def test_the_text_is_one_true_line() -> None:
 
 def test_what_was_kept_is_not_counted_as_done() -> None:
     kept = snapshot(counts=Counts(pending=50, completed=175), kept=120)
-    assert "55/105 done · 120 kept · 50 left" in bar_text(kept)
+    assert bar_text(kept).startswith("svc ━━━━━━━─── 120 kept · 55 done · 50 left · ")
     assert "120 kept · 55 done · 50 left" in Reader(bar_html(kept)).text
+
+
+def test_a_batch_that_was_whole_before_tells_no_time_since_nothing_ran() -> None:
+    kept = snapshot(counts=Counts(completed=115, failed=5), kept=120, elapsed_s=0.0, rate=None, eta_s=None)
+    assert bar_text(kept) == "svc ━━━━━━━━━━ 120 kept · 0 done · 0 left · 5 failed"
+    text = Reader(bar_html(kept, final=True)).text
+    assert "120 kept · 0 done · 0 left" in text
+    assert "took" not in text
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_stale_results_stand_out_in_the_bar_and_in_words(final: bool) -> None:
+    told = "45 by version 1: EPOCHS 10 → 20 · `await batch.rerun(stale=True)`"
+    html = bar_html(snapshot(counts=Counts(completed=60, failed=3), stale=45, warnings=(told,)), final=final)
+    text = Reader(html).text
+    assert "15 completed" in text
+    assert "45 stale" in text
+    assert f"background: {COLOURS['stale']}" in html
+    assert "45 by version 1: EPOCHS 10 → 20 · await batch.rerun(stale=True)" in text
+    assert ">await batch.rerun(stale=True)</code>" in html
+    assert "stale" not in bar_html(snapshot(counts=Counts(completed=60)), final=final)
+
+
+def test_the_text_tells_stale_results_and_what_to_do_about_them() -> None:
+    told = "45 by version 1: train: 2 lines changed; EPOCHS 10 → 20 · `await batch.rerun(stale=True)`"
+    bar = snapshot(counts=Counts(completed=60), kept=45, eta_s=None, stale=45, warnings=(told,))
+    assert bar_text(bar) == (
+        "svc ━━━━━━━━━━ 45 kept · 15 done · 0 left · 45 stale · 12.3/s · took 0:04"
+        " · ! 45 by version 1: train: 2 lines changed; EPOCHS 10 → 20 · `await batch.rerun(stale=True)`"
+    )
+
+
+def test_a_long_warning_keeps_its_remedy() -> None:
+    told = f"{'x' * 240} · `await batch.rerun(stale=True)`"
+    assert "`await batch.rerun(stale=True)`" in bar_text(snapshot(warnings=(told,)))
+    assert ">await batch.rerun(stale=True)</code>" in bar_html(snapshot(warnings=(told,)))
+
+
+def test_code_of_a_user_in_a_warning_is_escaped() -> None:
+    html = bar_html(snapshot(warnings=("train: `x < <b>` → `x`lone",)))
+    assert "x &lt; &lt;b&gt;</code> → <code" in html
 
 
 def test_a_finished_batch_tells_how_long_it_took_and_no_eta() -> None:

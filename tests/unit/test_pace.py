@@ -1,5 +1,6 @@
 """The pace that a bar tells."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,65 @@ async def test_cancelled_tasks_do_not_count_for_the_pace_of_a_batch(tmp_path: Pa
         snapshot = await batch._progress.look()
         assert snapshot.rate is not None
         assert snapshot.rate * snapshot.elapsed_s == pytest.approx(4)
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+async def test_a_batch_that_was_whole_before_has_no_pace(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend):
+        await (await queue.map(twice, range(5), name="five")).wait()
+        snapshot = await (await queue.map(twice, range(5), name="five"))._progress.look()
+    assert (snapshot.kept, snapshot.elapsed_s, snapshot.rate) == (5, 0, None)
+
+
+async def test_what_runs_again_is_not_kept_and_not_stale_any_more(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        async with sitq.Worker(queue.backend):
+            await (await queue.map(twice, range(5), name="five", version="one")).wait()
+            with pytest.warns(sitq.StaleResults):
+                batch = await queue.map(twice, range(8), name="five", version="two")
+            await batch.wait()
+        told = await batch._progress.look()
+        assert (told.kept, told.stale, told.counts.completed) == (5, 5, 8)
+        assert await batch.rerun(stale=True) == 5
+        told = await batch._progress.look()
+        assert (told.kept, told.stale, told.counts.completed, told.counts.left) == (0, 0, 3, 5), "at the next look"
+        assert not [warning for warning in told.warnings if "version" in warning]
+        async with sitq.Worker(queue.backend):
+            await batch.wait()
+        told = await batch._progress.look()
+        assert (told.kept, told.counts.completed) == (0, 8)
+
+
+async def test_the_pace_of_what_runs_again_leaves_out_the_pause_before(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend):
+        batch = await queue.map(twice, range(5))
+        await batch.wait()
+        await batch._progress.look()
+        await asyncio.sleep(0.3)
+        await batch.rerun()
+        await batch._progress.look()
+        await batch.wait()
+        told = await batch._progress.look()
+    assert 0 < told.elapsed_s < 0.3
+
+
+async def test_a_batch_found_by_name_tells_the_pace_of_what_was_seen_here(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        await queue.map(twice, range(2), name="two")
+        async with sitq.Worker(queue.backend):
+            await (await queue.batch("two")).wait()
+        await (await queue.map(twice, range(5), name="two")).pause()  # 2 are kept, 3 wait: a kernel died in the night
+        await asyncio.sleep(0.3)
+        batch = await queue.batch("two")
+        async with sitq.Worker(queue.backend):
+            await batch.resume()
+            await batch.wait()
+        told = await batch._progress.look()
+        whole = await (await queue.batch("two"))._progress.look()
+    assert (told.kept, told.counts.completed) == (0, 5)
+    assert told.rate is not None
+    assert told.rate * told.elapsed_s == pytest.approx(3)
+    assert told.elapsed_s < 0.3 < whole.elapsed_s

@@ -186,7 +186,7 @@ async def statements(queue: sitq.TaskQueue) -> AsyncIterator[list[str]]:
     """Gather the SQL statements of every connection of a backend."""
     seen: list[str] = []
     live: Any = queue.backend._live  # type: ignore[attr-defined]  # SQLiteBackend
-    (reader,) = [opening.result() for opening in live._readers.values()]
+    ((reader, _),) = live._readers.values()
 
     async def trace(callback: Callable[[str], object] | None) -> None:
         live.writer.connection.set_trace_callback(callback)
@@ -372,8 +372,8 @@ async def test_batches_are_found_by_name(queue: sitq.TaskQueue) -> None:
     assert (await queue.counts("powers")).total == (await queue.counts(batch)).total == 2
     with pytest.raises(BatchNotFound, match="'powers'"):
         await queue.batch("power")
-    with pytest.raises(BatchExists, match="powers"):
-        await queue.map(quick, [1], name="powers")
+    with pytest.raises(BatchExists, match="'powers' was made by quick, and this is len"):
+        await queue.map(len, ["a"], name="powers")
 
 
 # ---- steering ----

@@ -65,9 +65,14 @@ def test_every_option_is_documented() -> None:
     assert set(rows("Options")) == set(KNOWN)
 
 
+def test_every_argument_of_a_map_is_documented() -> None:
+    arguments = inspect.signature(sitq.TaskQueue.map).parameters.values()
+    assert list(rows("Map")) == [argument.name for argument in arguments if argument.kind is argument.KEYWORD_ONLY]
+
+
 def test_functions_and_classes_are_documented_with_their_signatures() -> None:
     text = (DOCS / "reference" / "api.md").read_text()
-    for function in (sitq.open, sitq.open_sync, sitq.grid):
+    for function in (sitq.open, sitq.open_sync, sitq.read, sitq.grid, sitq.labels, sitq.loguniform):
         assert f"`{function.__name__}{signature(function, method=False)}`" in text
     for kind in (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.RetryPolicy, sitq.SQLiteBackend):
         assert f"`{kind.__name__}{signature(kind.__init__)}`" in text

@@ -72,6 +72,20 @@ def the_tour(queue: SyncTaskQueue) -> None:
     assert queue.cancel(batch) == batch.cancel() == batch.pause() == batch.resume() == batch.prioritize(1) == 0
     assert batch.retry() == 1
     assert batch.wait(LONG_S)
+    assert batch.rerun(stale=True) == 0
+    assert queue.rerun(batch) == 2
+    assert batch.wait(LONG_S)
+    assert batch.rerun() == 2
+    assert batch.wait(LONG_S)
+    queue.rename("powers", "of two")
+    queue.rename(queue.batch("of two"), "some")
+    batch.rename("powers")
+    assert len(batch.to_frame(asked=False)) == 3
+    assert list(batch.versions()["tasks"]) == [3]
+    assert queue.retry(batch.failed(), pow) == 1
+    assert batch.wait(LONG_S)
+    assert batch.retry(pow) == 1
+    assert batch.wait(LONG_S)
     assert batch.purge() == 3
     assert "'powers'" in repr(batch)
     assert "SyncTaskQueue" in repr(queue)

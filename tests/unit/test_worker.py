@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import itertools
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ import sitq.slots
 import tests.stage
 from sitq.backends.base import Backend
 from sitq.errors import (
+    BackendError,
     BackendFull,
     BackendLocked,
+    BackendMoved,
     DeserializationError,
     InvalidArgument,
     QueueClosed,
@@ -31,6 +35,7 @@ from sitq.errors import (
 )
 from sitq.executors.local import LocalExecutor
 from sitq.session import judged
+from sitq.unpacking import Unpacker
 from tests.stage import LONG_S, Stage, fail, fail_in_loop, hold, hold_in_loop, note, quick, quick_in_loop
 
 HOLDS = pytest.mark.parametrize("task", [hold, hold_in_loop], ids=["function", "coroutine"])
@@ -51,6 +56,12 @@ async def run(queue: sitq.TaskQueue, func: Callable[..., Any], *args: Any) -> si
 def again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in map(importlib.import_module, ("sitq.slots", "sitq.life", "sitq.unpacking")):
         monkeypatch.setattr(module, "AGAIN_S", 0.001)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of a map, and no bar."""
+    monkeypatch.setenv("SITQ_PROGRESS", "off")
 
 
 # ---- where calls run ----
@@ -131,6 +142,43 @@ async def test_fewer_slots_let_what_runs_end_and_start_no_more(
         assert worker.concurrency == 2
 
 
+async def slots_shown(queue: sitq.TaskQueue, wanted: int) -> None:
+    """Wait until the session's row says so many slots."""
+    async with asyncio.timeout(LONG_S):
+        while [s.concurrency for s in await queue.backend.sessions() if s.kind == "worker"] != [wanted]:
+            await asyncio.sleep(0.001)  # the setter returns before the row is written
+
+
+@pytest.mark.parametrize("loop", ["current", "thread"])
+async def test_a_new_concurrency_is_shown_to_others(queue: sitq.TaskQueue, loop: str) -> None:
+    async with sitq.Worker(queue.backend, concurrency=8, loop=loop) as worker:
+        await slots_shown(queue, 8)
+        for wanted in (4, 12):
+            worker.concurrency = wanted
+            await slots_shown(queue, wanted)
+
+
+async def test_a_concurrency_that_is_set_while_a_session_begins_is_shown_and_given(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    register = queue.backend.register
+
+    async def meanwhile(session: Any) -> int:
+        worker.concurrency = 3
+        return await register(session)
+
+    async with sitq.Worker(queue.backend, concurrency=1) as worker:
+        monkeypatch.setattr(queue.backend, "register", meanwhile)
+        declare_dead(queue.backend, await session_of(queue))
+        await judged(queue.backend)
+        await slots_shown(queue, 3)
+        for i in range(5):
+            await queue.enqueue(hold, i)
+        await stage.begun(3)
+        assert (await queue.counts()).processing == 3
+        stage.let_go()
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "4", 10**9])
 async def test_a_bad_concurrency_changes_nothing(queue: sitq.TaskQueue, wrong: Any) -> None:
     async with sitq.Worker(queue.backend, concurrency=2) as worker:
@@ -152,6 +200,65 @@ async def test_a_paused_worker_claims_nothing_and_finishes_what_runs(queue: sitq
         assert await queue.status(waiting) == "pending"
         worker.resume()
         assert (await done(queue, waiting)).value == 2
+
+
+async def test_pausing_twice_is_pausing_once(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend) as worker:
+        worker.pause()
+        worker.pause()
+        task_id = await queue.enqueue(quick, 1)
+        worker.resume()
+        assert (await done(queue, task_id)).value == 1
+        worker.resume()
+        assert (await run(queue, quick, 2)).value == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
+async def test_a_concurrency_that_is_set_while_paused_counts_after_the_resume_and_not_before(
+    queue: sitq.TaskQueue, stage: Stage, before: int, after: int
+) -> None:
+    async with sitq.Worker(queue.backend, concurrency=before) as worker:
+        worker.pause()
+        ids = [await queue.enqueue(hold, i) for i in range(5)]
+        worker.concurrency = after
+        await slots_shown(queue, after)
+        assert worker.paused
+        assert (await queue.counts()).processing == 0
+        worker.resume()
+        await stage.begun(after)
+        stage.let_go()
+        for task_id in ids:
+            await done(queue, task_id)
+    assert stage.most == after
+
+
+async def test_fewer_slots_while_paused_tasks_run_leave_as_many_as_asked_for(
+    queue: sitq.TaskQueue, stage: Stage
+) -> None:
+    async with sitq.Worker(queue.backend, concurrency=3) as worker:
+        ids = [await queue.enqueue(hold, i) for i in range(6)]
+        await stage.begun(3)
+        worker.pause()
+        worker.concurrency = 2
+        stage.let_go()
+        await worker_is_idle(worker)
+        assert (await queue.counts()).pending == 3
+        worker.resume()
+        for task_id in ids:
+            await done(queue, task_id)
+        await worker_is_idle(worker)
+        assert worker._life is not None
+        assert (worker._life.slots.claimer.free, worker._life.slots.claimer.busy) == (2, 0)
+    assert stage.at_entry[3:] in ([1, 2, 1], [1, 2, 2], [1, 1, 1])
+
+
+async def test_a_worker_that_is_stopped_and_started_is_not_paused_any_more(queue: sitq.TaskQueue) -> None:
+    worker = sitq.Worker(queue.backend)
+    async with worker:
+        worker.pause()
+    async with worker:
+        assert not worker.paused
+        assert (await run(queue, quick, 1)).value == 1
 
 
 async def worker_is_idle(worker: sitq.Worker) -> None:
@@ -590,6 +697,19 @@ async def test_outcomes_are_kept_and_stored_when_the_store_takes_them_again(
     assert caplog.text.count("cannot store results, will try again: not now") == 2
 
 
+def fixed_value(*, value: Any) -> Any:
+    return value
+
+
+async def fixed_value_in_loop(*, value: Any) -> Any:
+    return value
+
+
+def fixed_id(*, value: Any) -> int:
+    time.sleep(0.01)
+    return id(value)
+
+
 @pytest.mark.usefixtures("again_at_once")
 async def test_a_function_that_cannot_be_read_for_a_while_fails_no_task(
     queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
@@ -606,22 +726,157 @@ async def test_a_function_that_cannot_be_read_for_a_while_fails_no_task(
         assert (await run(queue, quick, 1)).value == 1
 
 
-async def test_a_worker_whose_file_is_gone_stops_without_waiting_for_it(
-    tmp_path: Path, stage: Stage, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("task", [fixed_value, fixed_value_in_loop])
+@pytest.mark.parametrize("error", [BackendLocked, BackendFull, BackendError])
+@pytest.mark.usefixtures("again_at_once", "quiet")
+async def test_a_fixed_object_that_cannot_be_read_for_a_while_fails_no_task(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, error: type[Exception], task: Callable[..., Any]
 ) -> None:
-    queue = sitq.TaskQueue(tmp_path / "gone.db")
+    shared, failures = queue.backend.shared, iter(range(2))
+
+    async def failing(digest: bytes) -> Any:
+        if next(failures, None) is not None:
+            raise error("not now")
+        return await shared(digest)
+
+    monkeypatch.setattr(queue.backend, "shared", failing)
+    async with sitq.Worker(queue.backend, concurrency=4):
+        batch = await queue.map(task, [(), (), ()], fixed={"value": "big"})
+        assert await batch.values() == ["big"] * 3
+    assert next(failures, None) is None
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_fixed_object_is_read_once_for_all_slots(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, reads = queue.backend.shared, []
+
+    async def counting(digest: bytes) -> Any:
+        reads.append(digest)
+        await asyncio.sleep(0.05)
+        return await shared(digest)
+
+    monkeypatch.setattr(queue.backend, "shared", counting)
+    async with sitq.Worker(queue.backend, concurrency=8):
+        batch = await queue.map(fixed_id, [()] * 8, fixed={"value": ["big"]})
+        assert len(set(await batch.values())) == 1
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("error", [BackendMoved, QueueClosed])
+@pytest.mark.usefixtures("quiet")
+async def test_a_task_whose_fixed_object_cannot_be_had_is_released_uncharged(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    shared, failures = queue.backend.shared, iter(range(2))
+
+    async def failing(digest: bytes) -> Any:
+        if next(failures, None) is not None:
+            raise error("gone")
+        return await shared(digest)
+
+    monkeypatch.setattr(queue.backend, "shared", failing)
     async with sitq.Worker(queue.backend) as worker:
-        await queue.enqueue(hold)
+        batch = await queue.map(fixed_value, [()], fixed={"value": "big"})
+        (result,) = await batch.results()
+        assert (result.value, result.attempts) == ("big", 3)
+        task = await queue.task(batch[0])
+        assert (task.losses, task.failures) == (0, 0)
+        await worker_is_idle(worker)
+        assert worker._life is not None
+        claimer = worker._life.slots.claimer
+        assert (claimer.free, claimer.busy) == (1, 0), "no slot was lost or won"
+
+
+def test_a_fixed_object_asked_for_after_the_loop_was_closed_leaves_nothing_unawaited() -> None:
+    async def make() -> Unpacker:
+        return Unpacker(sitq.SQLiteBackend(":memory:"), sitq.CloudpickleSerializer())
+
+    unpacker = asyncio.run(make())
+    with pytest.raises(RuntimeError, match="closed"):
+        unpacker._load_shared(b"digest")
+    gc.collect()
+
+
+@pytest.fixture
+async def doomed(tmp_path: Path) -> AsyncIterator[sitq.TaskQueue]:
+    """A queue on a file that a test deletes."""
+    queue = sitq.TaskQueue(tmp_path / "gone.db")
+    await queue.connect()
+    yield queue
+    await queue.close()
+
+
+def delete(queue: sitq.TaskQueue) -> None:
+    for file in Path(queue.backend.where).parent.iterdir():
+        file.unlink()
+
+
+async def ended(worker: sitq.Worker) -> None:
+    assert worker._life is not None
+    async with asyncio.timeout(LONG_S):
+        while worker._life.lingering is None:
+            await asyncio.sleep(0.01)  # the next beat looks where the file is
+        await worker._life.lingering
+
+
+async def test_a_worker_whose_file_is_gone_ends_by_itself_and_says_why_once(
+    doomed: sitq.TaskQueue, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = sitq.Worker(doomed.backend, concurrency=2)
+    await worker.start()
+    for task in (hold, hold_in_loop):
+        await doomed.enqueue(task)
+    await stage.begun(2)
+    delete(doomed)
+    await ended(worker)
+    assert not worker.is_running
+    assert worker._life is not None
+    assert worker._life._session.alive(), "no beat tries to end a session where nothing can be written"
+    assert stage.seen == ["cancelled"], "nobody could store what it would return"
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert re.fullmatch(r"sitq: worker \S+ ends: \S+gone\.db was deleted .*", told)
+    for shown in (repr(worker), worker._repr_html_()):
+        assert re.search(r"ended: \S+gone\.db was deleted or moved while it was open\W.*0 of 2 slots", shown)
+    for verb in (worker.pause, worker.resume):
+        with pytest.raises(QueueClosed, match="running worker"):
+            verb()
+    with pytest.raises(BackendMoved, match="deleted"):
+        await worker.start()
+    await worker.stop()
+    assert "stopped" in repr(worker)
+
+
+async def test_a_worker_that_cannot_store_since_its_file_is_gone_says_how_many_results_are_lost(
+    doomed: sitq.TaskQueue, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with sitq.Worker(doomed.backend) as worker:
+        await doomed.enqueue(hold)
         await stage.begun()
-        for file in tmp_path.iterdir():
-            file.unlink()
+        delete(doomed)
         stage.let_go()
         await asyncio.wait_for(worker.stop(), LONG_S / 2)
-    assert "lost 1 results" in caplog.text
-    with pytest.raises(sitq.SitqError, match="deleted"):
-        await queue.enqueue(quick)
-    with pytest.raises(sitq.SitqError, match="deleted"):
-        await queue.close()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "ends, and 1 results are lost: " in told
+    with pytest.raises(BackendMoved, match="deleted"):
+        await doomed.enqueue(quick)
+
+
+async def test_a_worker_in_a_thread_whose_file_is_gone_leaves_no_thread(doomed: sitq.TaskQueue) -> None:
+    worker = sitq.Worker(doomed.backend, loop="thread")
+    await worker.start()
+    thread = worker._thread
+    assert thread is not None
+    thread.loop.set_debug(True)  # then calls from a wrong thread are errors
+    delete(doomed)
+    assert worker._life is not None
+    async with asyncio.timeout(LONG_S):
+        while worker.is_running or not worker._life.lingering or not worker._life.lingering.done():
+            await asyncio.sleep(0.01)
+    await worker.stop()
+    await asyncio.to_thread(thread.thread.join, LONG_S)
+    assert thread.loop.is_closed()
 
 
 # ---- a session that was declared dead ----
@@ -710,7 +965,78 @@ async def test_a_worker_declared_dead_registers_again_when_the_store_allows(
         assert (await done(queue, task_id)).value == 1
 
 
+async def test_a_worker_declared_dead_whose_store_is_gone_ends(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def gone(session: Any) -> int:
+        raise BackendMoved("gone for good")
+
+    async with sitq.Worker(queue.backend) as worker:
+        monkeypatch.setattr(queue.backend, "register", gone)
+        declare_dead(queue.backend, await session_of(queue))
+        await judged(queue.backend)
+        await ended(worker)
+        assert "ended: gone for good" in repr(worker)
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
+        f"sitq: worker {worker.name} ends: gone for good"
+    ]
+
+
+@pytest.mark.parametrize("last", ["pause", "resume"])
+async def test_what_was_asked_of_a_worker_while_it_registers_anew_holds(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    register = queue.backend.register
+
+    async def meanwhile(session: Any) -> int:
+        number = await register(session)
+        worker.pause()
+        getattr(worker, last)()
+        return number
+
+    async with sitq.Worker(queue.backend) as worker:
+        monkeypatch.setattr(queue.backend, "register", meanwhile)
+        declare_dead(queue.backend, await session_of(queue))
+        await judged(queue.backend)
+        assert worker._life is not None
+        assert worker._life._renewing is not None
+        await asyncio.wait_for(worker._life._renewing, LONG_S)
+        task_id = await queue.enqueue(quick, 1)
+        if last == "pause":
+            await worker_is_idle(worker)
+            assert await queue.status(task_id) == "pending"
+            worker.resume()
+        assert (await done(queue, task_id)).value == 1
+
+
 # ---- start and stop ----
+async def test_a_worker_beside_held_work_says_so_in_one_line(
+    queue: sitq.TaskQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = [await queue.enqueue(quick, i) for i in range(3)]
+    await queue.pause(held[:2])
+    other = await queue.options(lane="other").enqueue(quick)
+    async with sitq.Worker(queue.backend, name="beside") as worker:
+        await done(queue, held[2])
+        await worker_is_idle(worker)
+    told = "sitq: worker beside: 2 tasks are held (left by an earlier kernel, or paused); `await queue.resume()` lets"
+    assert [record.getMessage() for record in caplog.records] == [f"{told} them go"]
+    caplog.clear()
+    await queue.pause()
+    async with sitq.Worker(queue.backend, lanes=("default", "other")) as worker:
+        await done(queue, other)
+        await worker_is_idle(worker)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "2 tasks are held" in told
+    assert "lane 'default' is paused with 2 pending tasks; `await queue.resume()`" in told
+    await queue.resume()
+    caplog.clear()
+    async with sitq.Worker(queue.backend) as worker:
+        assert [(await done(queue, i)).value for i in held] == [0, 1, 2]
+        await worker_is_idle(worker)
+    assert caplog.records == []
+
+
 @HOLDS
 async def test_stop_waits_for_what_runs_and_claims_no_more(
     queue: sitq.TaskQueue, stage: Stage, task: Callable[..., Any]

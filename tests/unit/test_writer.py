@@ -19,7 +19,7 @@ from sitq.backends import writer as writer_module
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.units import Careful
 from sitq.backends.writer import Writer
-from sitq.errors import BackendError, BackendFull, BackendLocked, QueueClosed, SitqError
+from sitq.errors import BackendError, BackendFull, BackendLocked, BackendMoved, QueueClosed, SitqError
 from sitq.interrupts import Uninterrupted
 from sitq.rows import Claim, Filter
 from tests.storage import FIVE_S, Claimer, new_tasks, registered, true_counts
@@ -34,6 +34,9 @@ class Group:
 
     def finish(self) -> None:
         pass
+
+    def came_through(self) -> bool:
+        return self.store.came_through(self)
 
     def committed(self) -> None:
         self.store.on_commit()
@@ -50,9 +53,18 @@ class Store:
         self.groups = self.rolled_back = self.tidied = 0
         self.on_commit: Callable[[], None] = lambda: None
         self.check: Callable[[], None] = lambda: None
+        self.check_again: Callable[[], None] = lambda: None
+        self.came_through: Callable[[Group], bool] = lambda group: False
         self.on_idle: Callable[[], None] = lambda: None
         self.statements: list[str] = []
-        self.writer = Writer(self._connect, lambda c, k: Group(self, c, k), lambda: self.check(), self._idle, True)
+        self.writer = Writer(
+            self._connect,
+            lambda c, k: Group(self, c, k),
+            lambda: self.check(),
+            lambda: self.check_again(),
+            self._idle,
+            True,
+        )
         self.writer.start().result(FIVE_S)
 
     def _connect(self) -> sqlite3.Connection:
@@ -202,6 +214,34 @@ async def test_a_failed_check_writes_nothing(store: Store) -> None:
         store.post(insert, 2).result(FIVE_S)
     assert store.rows() == []
     assert store.rolled_back >= 2
+
+
+async def test_what_went_into_a_file_that_is_gone_is_not_written_again(store: Store) -> None:
+    """Not even if the file is back a moment later."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def check() -> None:
+        inside.set()
+        assert go_on.wait(FIVE_S)
+
+    def moved() -> None:
+        store.check_again = lambda: None
+        raise BackendMoved("moved")
+
+    store.check = check
+    first = store.post(insert, 0)
+    assert inside.wait(FIVE_S)
+    rest = [store.post(insert, i) for i in range(1, 6)]
+    store.check = lambda: None
+    store.on_commit = lambda: setattr(store, "check_again", moved)
+    go_on.set()
+    assert first.result(FIVE_S) == 0
+    for to in rest:
+        with pytest.raises(BackendMoved):
+            to.result(FIVE_S)
+    assert store.rows() == [0, 1, 2, 3, 4, 5]
+    assert store.rolled_back == 1
+    assert store.groups == 2
 
 
 async def test_a_waiting_thread_that_gave_up_is_no_trouble(store: Store, locker: sqlite3.Connection) -> None:
@@ -394,7 +434,7 @@ def test_a_connection_that_fails_is_told_to_its_opener(tmp_path: Path) -> None:
     def no() -> sqlite3.Connection:
         raise BackendError("no")
 
-    writer = Writer(no, lambda c, k: None, lambda: None, lambda c: None, True)  # type: ignore[arg-type,return-value]
+    writer = Writer(no, lambda c, k: None, lambda: None, lambda: None, lambda c: None, True)  # type: ignore[arg-type,return-value]
     with pytest.raises(BackendError, match="no"):
         writer.start().result(FIVE_S)
     assert writer.join(FIVE_S)

@@ -1,0 +1,363 @@
+"""The write operations of batches: a map begins, takes up what is there, and ends. Each takes a transaction and a list.
+
+One session at a time maps a batch. Until its map ends, new rows wait and what was there stays as it is, so that a map
+that raises or is killed has changed nothing that runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from sitq.backends.group import (
+    BLOCKS,
+    INLINE_BYTES,
+    Group,
+    back_to_pending,
+    blocks,
+    due,
+    remove,
+)
+from sitq.backends.working import payload
+from sitq.errors import BatchExists, BatchNotFound
+from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
+from sitq.rows import MapEnd, MapStart, NewBatch, NewVersion, Renewal
+from sitq.sealing import ARGUMENTS, SHARED
+
+UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.value
+RENEW = {
+    n: "UPDATE tasks SET function = ?1, version = ?2, priority = ?3, timeout_s = ?4, retry = ?5, name = ?6, tags = ?7,"
+    " run_at = iif(failures, run_at, ?8), waits = iif(failures, waits, waits & ~1 | ?9),"  # a retry's pause goes on
+    " params = v.column2, arguments = v.column3"
+    f" FROM (VALUES {', '.join(['(?, ?, ?)'] * n)}) AS v WHERE tasks.number = v.column1 AND tasks.state = 0"
+    for n in BLOCKS
+}
+PLACE = {
+    n: f"UPDATE tasks SET position = v.column2 FROM (VALUES {', '.join(['(?, ?)'] * n)}) AS v"
+    " WHERE tasks.number = v.column1"
+    for n in BLOCKS
+}
+GONE = "the batch is gone: its session ended, or was taken for dead, before its map was done"
+
+
+def share(group: Group, objects: Sequence[tuple[bytes, bytes, int]]) -> list[None]:
+    """Store shared objects (digest, payload, serializer), once per content."""
+    for digest, content, serializer in objects:
+        if group.execute("SELECT 1 FROM shared WHERE digest = ?", (digest,)).fetchone() is None:
+            sealed = group.sealer.seal(SHARED, 0, digest, serializer, content)
+            group.execute("INSERT INTO shared (digest, size, sealed) VALUES (?, ?, ?)", (digest, len(content), sealed))
+    return [None] * len(objects)
+
+
+# ---- a map begins ----
+def begin_map(group: Group, batches: Sequence[NewBatch]) -> list[MapStart | None]:
+    """Store batches that are new with their first versions; take up the others, unless they are being mapped."""
+    started: list[MapStart | None] = []
+    for batch in batches:
+        rows = group.execute(
+            "SELECT number, mapping, mapping IN (SELECT number FROM sessions WHERE ended IS NULL) FROM batches"
+            " WHERE name = ? AND mapping IS NOT NULL",
+            (batch.name,),
+        ).fetchall()
+        if rows and rows[0][2]:
+            started.append(None)
+            continue
+        give_up(group, [row[:2] for row in rows])  # a map of an ended session
+        started.append(_take_up(group, batch) or _create(group, batch))
+    return started
+
+
+def _take_up(group: Group, batch: NewBatch) -> MapStart | None:
+    found = group.execute(
+        "UPDATE batches SET mapping = ?, mapped_after = ? WHERE name = ?"
+        " RETURNING number, (SELECT name FROM lanes WHERE lanes.number = lane)",
+        (batch.session, group.last_task(), batch.name),
+    ).fetchone()
+    return MapStart(found[0], found[1], None) if found else None
+
+
+def _create(group: Group, batch: NewBatch) -> MapStart:
+    lane = group.lane(batch.lane)
+    (number,) = group.execute(
+        "INSERT INTO batches (name, lane, mapping, mapped_after, created_at) VALUES (?, ?, ?, ?, ?) RETURNING number",
+        (batch.name, lane, batch.session, group.last_task(), group.now),
+    ).fetchone()
+    version = add_version(group, number, batch.version)
+    group.execute("UPDATE batches SET version = ? WHERE number = ?", (version, number))
+    group.count(lane, number, 0, 0)
+    return MapStart(number, batch.lane, version)
+
+
+def add_versions(group: Group, requests: Sequence[tuple[int, NewVersion]]) -> list[int]:
+    """Store versions of batches; one of the same content is kept."""
+    return [add_version(group, batch, version) for batch, version in requests]
+
+
+def add_version(group: Group, batch: int, version: NewVersion) -> int:
+    """Store a version of a batch, or find the one that says the same."""
+    fixed = json.dumps({name: digest.hex() for name, digest in sorted(version.fixed.items())})
+    function = group.function(version.function)
+    same = (batch, function, version.code.digest, fixed, version.record_result)
+    found = group.execute(
+        "SELECT number FROM versions WHERE batch = ? AND function = ? AND code = ? AND fixed = ? AND record_result = ?",
+        same,
+    ).fetchone()
+    if found is None:
+        found = group.execute(
+            "INSERT INTO versions (batch, function, code, fixed, record_result, label, parts, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
+            (*same, version.code.label, version.code.parts, group.now),
+        ).fetchone()
+    return int(found[0])
+
+
+# ---- it takes up what is there ----
+def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
+    """Let tasks take new code, arguments and options in the same rows; those that ended wait for the map's end."""
+    for request in requests:
+        tasks, numbers, states = request
+        assert tasks.batch is not None
+        check_mapping(group, tasks.batch, tasks.session)
+        ended = [state for state in states if state in FINAL]
+        condition = f"number IN (SELECT value FROM json_each(?)) AND state IN ({', '.join(map(str, ended))})"
+        function, options = tasks.function, tasks.options
+        run_at, waits = due(options.run_at, options.delay_s, group.now)
+        again: list[int] = []
+        if ended:
+            again = back_to_pending(group, condition, [json.dumps(list(numbers))], str(waits | UNACKED), run_at)
+        wanted = set(numbers if PENDING in states else again)
+        large: list[tuple[int, bytes]] = []
+        small: list[int] = []
+        values: list[Any] = []
+        for number, call in zip(numbers, tasks.calls, strict=True):
+            if number not in wanted:
+                continue
+            sealed = group.sealer.seal(ARGUMENTS, number, function.digest, function.serializer, call.arguments)
+            if len(sealed) > INLINE_BYTES:
+                large.append((number, sealed))
+                values += (number, call.params, None)
+            else:
+                small.append(number)
+                values += (number, call.params, sealed)
+        shared = (
+            group.function(function),
+            tasks.version,
+            options.priority,
+            options.timeout_s,
+            options.retry,
+            options.name,
+            options.tags,
+            run_at,
+            waits,
+        )
+        for size, block in blocks(values, 3):
+            group.execute(RENEW[size], (*shared, *block))
+        group.caches.due_until = 0  # whatever was known of when tasks are due
+        group.execute(
+            "DELETE FROM payloads WHERE kind = 0 AND task IN (SELECT number FROM tasks"
+            " WHERE number IN (SELECT value FROM json_each(?)) AND state = 0)",
+            (json.dumps(small),),
+        )
+        for number, sealed in large:
+            group.execute(
+                "INSERT OR REPLACE INTO payloads (task, kind, sealed) SELECT number, 0, ? FROM tasks"
+                " WHERE number = ? AND state = 0",
+                (sealed, number),
+            )
+    return [None] * len(requests)
+
+
+def recode(group: Group, numbers: Iterable[int], version: int | None, function: int) -> None:
+    """Let pending tasks run another function: their arguments are sealed for it."""
+    digest = group.execute("SELECT digest FROM functions WHERE number = ?", (function,)).fetchone()[0]
+    rows = group.execute(
+        "SELECT tasks.number, digest, arguments FROM tasks JOIN functions ON functions.number = tasks.function"
+        " WHERE state = 0 AND tasks.number IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    for number, before, sealed in rows:
+        inline = sealed is not None
+        serializer, arguments = group.sealer.open(
+            ARGUMENTS, number, before, sealed if inline else payload(group, number, 0)
+        )
+        sealed = group.sealer.seal(ARGUMENTS, number, digest, serializer, arguments)
+        if not inline:
+            group.execute("UPDATE payloads SET sealed = ? WHERE task = ? AND kind = 0", (sealed, number))
+        group.execute(
+            "UPDATE tasks SET function = ?, version = ?, arguments = ? WHERE number = ?",
+            (function, version, sealed if inline else None, number),
+        )
+
+
+def take_current(group: Group, numbers: Iterable[int]) -> None:
+    """Let pending tasks run the current versions of their batches, where they were to run others."""
+    rows = group.execute(
+        "SELECT tasks.number, versions.number, versions.function FROM tasks"
+        " JOIN batches ON batches.number = abs(tasks.batch) JOIN versions ON versions.number = batches.version"
+        " WHERE tasks.version <> batches.version AND tasks.number IN (SELECT value FROM json_each(?))"
+        " ORDER BY versions.number",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    for (version, function), same in groupby(rows, key=lambda row: row[1:]):
+        recode(group, [row[0] for row in same], version, function)
+
+
+def take_function(group: Group, numbers: Sequence[int], version: NewVersion) -> None:
+    """Let pending tasks run another function, which becomes the current version of their batches."""
+    listed = json.dumps(list(numbers))
+    batches = group.execute(
+        "SELECT batches.number, fixed, record_result FROM batches JOIN versions ON versions.number = batches.version"
+        " WHERE batches.number IN (SELECT abs(batch) FROM tasks WHERE number IN (SELECT value FROM json_each(?)))",
+        (listed,),
+    ).fetchall()
+    for batch, fixed, record_result in batches:
+        digests = {name: bytes.fromhex(digest) for name, digest in json.loads(fixed).items()}
+        made = add_version(group, batch, version._replace(fixed=digests, record_result=bool(record_result)))
+        group.execute("UPDATE batches SET version = ? WHERE number = ?", (made, batch))
+    lone = group.execute(
+        "SELECT number FROM tasks WHERE batch = 0 AND number IN (SELECT value FROM json_each(?))", (listed,)
+    ).fetchall()
+    recode(group, [row[0] for row in lone], None, group.function(version.function))
+
+
+# ---- it ends ----
+def ack_batch(group: Group, batch: int) -> None:
+    """Mark a new batch as whole, and let its tasks be claimed."""
+    group.execute("UPDATE batches SET acked = 1, mapping = NULL WHERE number = ?", (batch,))
+    group.execute(
+        "UPDATE tasks SET waits = waits & ~16 WHERE batch = ? AND state = 0 AND waits <> 0 AND waits & 16", (batch,)
+    )
+    group.claimable = True
+
+
+def end_maps(group: Group, requests: Sequence[MapEnd]) -> list[None]:
+    """Put the rows of batches that were taken up in their places, and let everything that is asked for run."""
+    for request in requests:
+        batch, session = request.batch, request.session
+        check_mapping(group, batch, session)
+        _ask(group, batch, [number for number, _ in request.places])
+        for size, block in blocks([value for place in request.places for value in place], 2):
+            group.execute(PLACE[size], block)
+        _unask(group, batch, request.unasked)
+        let_go = group.execute(
+            "UPDATE tasks SET waits = waits & ? WHERE batch = ? AND state = 0 AND waits <> 0 AND waits & ?"
+            " RETURNING number",
+            (~(UNACKED | LEFT), batch, UNACKED | LEFT),
+        ).fetchall()
+        group.change(PENDING, sorted(row[0] for row in let_go))
+        # They are this session's from now on: what an ended one enqueued is held when a notebook opens the file.
+        group.execute(
+            f"UPDATE tasks SET origin = ? WHERE batch = ? AND state IN ({PENDING}, {PROCESSING}) AND origin <> ?",
+            (session, batch, session),
+        )
+        group.execute(
+            "UPDATE batches SET acked = 1, mapping = NULL, version = ? WHERE number = ?", (request.version, batch)
+        )
+        group.claimable = True
+    return [None] * len(requests)
+
+
+def _ask(group: Group, batch: int, numbers: Sequence[int]) -> None:
+    """Bring rows back that an earlier map asked for, and the last one did not."""
+    rows = group.execute(
+        "UPDATE tasks SET batch = ?, waits = waits & ? WHERE batch = ? AND number IN (SELECT value FROM json_each(?))"
+        " RETURNING lane, state, number",
+        (batch, ~UNASKED, -batch, json.dumps(numbers)),
+    ).fetchall()
+    _move_counts(group, rows, -batch, batch)
+    group.change(PENDING, sorted(number for _, state, number in rows if state == PENDING))
+
+
+def _unask(group: Group, batch: int, numbers: Sequence[int]) -> None:
+    """Put rows aside that a map does not ask for; those that run end first."""
+    listed = json.dumps(list(numbers))
+    rows = group.execute(
+        "UPDATE tasks SET batch = ?, position = NULL, waits = CASE state WHEN 0 THEN waits & ? | ? ELSE waits END"
+        f" WHERE batch = ? AND state <> {PROCESSING} AND number IN (SELECT value FROM json_each(?))"
+        " RETURNING lane, state, number",
+        (-batch, ~LEFT, UNASKED, batch, listed),
+    ).fetchall()
+    group.execute(
+        "UPDATE tasks SET position = NULL WHERE batch = ? AND number IN (SELECT value FROM json_each(?))",
+        (batch, listed),
+    )
+    _move_counts(group, rows, batch, -batch)
+
+
+def _move_counts(group: Group, rows: Sequence[tuple[int, int, int]], before: int, now: int) -> None:
+    for lane, state, _ in rows:
+        group.count(lane, before, 0, -1)
+        group.count(lane, now, 0)
+        if state in FINAL:
+            group.count(lane, before, state, -1)
+            group.count(lane, now, state)
+
+
+def give_up(group: Group, requests: Sequence[tuple[int, int]]) -> list[None]:
+    """End maps (batch, session) that will never write their last rows: new batches go, others are as before."""
+    for batch, session in requests:
+        found = group.execute(
+            "UPDATE batches SET mapping = NULL WHERE number = ? AND mapping = ? RETURNING acked, mapped_after",
+            (batch, session),
+        ).fetchone()
+        if found is None:
+            continue  # it ended, or another session's has begun
+        acked, after = found
+        _remove_unclaimed(group, batch, after)
+        # What had ended, and was to run again, waits for the next map.
+        group.execute(
+            f"UPDATE tasks SET waits = waits & ~{UNACKED} | iif(batch > 0, {LEFT}, {UNASKED})"
+            f" WHERE batch IN (?1, -?1) AND state = 0 AND waits <> 0 AND waits & {UNACKED}",
+            (batch,),
+        )
+        if acked:
+            group.execute(
+                "DELETE FROM versions WHERE number = (SELECT max(number) FROM versions WHERE batch = ?1)"
+                " AND number <> (SELECT version FROM batches WHERE number = ?1)"
+                " AND NOT EXISTS (SELECT 1 FROM tasks WHERE batch IN (?1, -?1) AND version = versions.number)",
+                (batch,),
+            )
+        else:
+            _remove_batch(group, batch)
+    return [None] * len(requests)
+
+
+def take_back(group: Group, batches: Sequence[int]) -> list[None]:
+    """Remove new batches whose maps were cancelled as their last rows were written, but for what was claimed since."""
+    for batch in batches:
+        if group.execute("SELECT 1 FROM batches WHERE number = ? AND mapping IS NULL", (batch,)).fetchone():
+            _remove_unclaimed(group, batch, 0)
+            if not group.execute("SELECT 1 FROM tasks WHERE batch = ?", (batch,)).fetchone():
+                _remove_batch(group, batch)
+    return [None] * len(batches)
+
+
+def _remove_unclaimed(group: Group, batch: int, after: int) -> None:
+    """Remove the tasks of a batch behind a number, but for those that were claimed."""
+    rows = group.execute(
+        "SELECT number FROM tasks WHERE batch = ? AND number > ? AND attempt = 0", (batch, after)
+    ).fetchall()
+    remove(group, [row[0] for row in rows], (PENDING, FAILED, CANCELLED))
+
+
+def _remove_batch(group: Group, batch: int) -> None:
+    group.execute("DELETE FROM versions WHERE batch = ?", (batch,))
+    group.execute("DELETE FROM batches WHERE number = ?", (batch,))
+
+
+def check_mapping(group: Group, batch: int, session: int) -> None:
+    """Refuse the rows of a map that was given up meanwhile."""
+    if not group.execute("SELECT 1 FROM batches WHERE number = ? AND mapping = ?", (batch, session)).fetchone():
+        raise BatchNotFound(GONE)
+
+
+# ---- later ----
+def rename(group: Group, requests: Sequence[tuple[int, str]]) -> list[None]:
+    """Give batches other names."""
+    for batch, name in requests:
+        if group.execute("SELECT 1 FROM batches WHERE name = ? AND number <> ?", (name, batch)).fetchone():
+            raise BatchExists(f"a batch named {name!r} exists in this database: choose another name")
+        group.execute("UPDATE batches SET name = ? WHERE number = ?", (name, batch))
+    return [None] * len(requests)

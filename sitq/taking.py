@@ -1,0 +1,270 @@
+"""Taking up a batch: what a map asks for, against the tasks that are there.
+
+A task is found again by its parameters and its number among equal ones. What has ended stays; what has not takes what
+the map says now, in the same row; what is not asked for any more is put aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sitq.errors import BatchExists, CodeChanged, StaleResults
+from sitq.history import current, fixed_json, is_stale, told_stale, what_changed
+from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, PROCESSING
+from sitq.rows import (
+    MapEnd,
+    MapStart,
+    NewBatch,
+    NewCall,
+    NewTasks,
+    NewVersion,
+    Options,
+    Place,
+    Point,
+    Renewal,
+)
+
+if TYPE_CHECKING:
+    from sitq.queue import TaskQueue
+
+CHUNK = 10_000  # rows in one write
+ANOTHER_NAME = ": choose another name, or rename the old one with `await queue.rename(name, another)`"
+STORY = (  # what became of the rows, in the order of telling
+    "kept",
+    "new",
+    "again",
+    "again with the new code",
+    "go on",
+    "running",
+    "running with the old code",
+    "failed",
+    "cancelled",
+    "of an earlier map put aside",
+)
+# Python tells a warning once for each line of code; a cell is run again and again, and this is news each time.
+warnings.simplefilter("always", StaleResults, append=True)
+WAIT_S = 0.05  # between two looks whether another map of the batch has ended
+
+
+async def begin(queue: TaskQueue, batch: NewBatch) -> MapStart:
+    """Begin a map, once no other session maps the batch of this name."""
+    told = False
+    while (start := await queue.backend.begin_map(batch)) is None:
+        if not told:
+            say(f"{batch.name}: waits for another map of this batch to end")
+            told = True
+        await asyncio.sleep(WAIT_S)
+    return start
+
+
+def say(line: str) -> None:
+    """Print a line, unless progress is turned off."""
+    if os.environ.get("SITQ_PROGRESS") != "off":
+        print(line)
+
+
+class Taking:
+    """The tasks of a batch as a map asks for them.
+
+    Attributes
+    ----------
+    numbers : array of int
+        Row numbers in the order of the map's rows.
+    kept : int
+        How many of them had ended before, and stay.
+    """
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        options: Options,
+        session: int,
+        start: MapStart,
+        version: NewVersion,
+        shared: Mapping[bytes, bytes],
+    ):
+        self._backend = queue.backend
+        self._serializer = queue.serializer.number
+        self._options = options
+        self._session = session
+        self._batch = start.batch
+        self._lane = start.lane
+        self._is_new = start.version is not None
+        self._function = version.function  # of new tasks and those that take what the map says
+        self._version = start.version or 0  # theirs; 0: not stored yet
+        self._new = version
+        self._shared = dict(shared)  # fixed objects by digest, not stored yet
+        self._points: dict[bytes, list[Point]] = {}  # that are there, by identity, in order of occurrence
+        self._occurrences: Counter[bytes] = Counter()
+        self._takes: tuple[int, ...] = ()  # states of tasks that take what the map says
+        self._takes_if_stale: tuple[int, ...] = ()  # … if they are of other code
+        self._stale: set[int] = set()  # versions of other code than the tasks will have from now on
+        self._calls: list[NewCall] = []  # of new tasks, not written yet
+        self._unknown: list[int] = []  # their positions
+        # Tasks that take what the map says, whether they are of other code, and their calls.
+        self._renewed: defaultdict[bool, list[tuple[int, NewCall]]] = defaultdict(list)
+        self._places: list[tuple[int, int]] = []
+        self._story: Counter[str] = Counter()
+        self._note = ""
+        self._stale_kept: Counter[int] = Counter()  # results of other code that stay, by version
+        self.numbers = array("q")
+        self.kept = 0
+
+    async def take_up(self, name: str, on_change: str, retry_failed: bool) -> None:
+        """Look at what is there, and decide what becomes of it.
+
+        Raises
+        ------
+        BatchExists
+            The name belongs to the batch of another function.
+        CodeChanged
+            The code differs, and ``on_change="raise"``.
+        """
+        backend, new = self._backend, self._new
+        versions = await backend.versions(self._batch)
+        now = current(versions)
+        if self._lane != self._options.lane:
+            raise BatchExists(f"the batch {name!r} is in lane {self._lane!r}, not {self._options.lane!r}{ANOTHER_NAME}")
+        if new.function.name not in {version.function.name for version in versions}:
+            raise BatchExists(
+                f"the batch {name!r} was made by {now.function.name}, and this is {new.function.name}{ANOTHER_NAME}"
+            )
+        code, fixed = new.code, fixed_json(new.fixed)
+        differs = is_stale(now, code, fixed)
+        if differs and on_change == "raise":
+            raise CodeChanged(
+                f"the batch {name!r} was made by other code: {what_changed(now, code, fixed)}. on_change='unfinished'"
+                " keeps what has finished, 'all' runs it again, 'nothing' goes on with the old code"
+            )
+        if differs and on_change == "nothing":
+            code, fixed = now.code, now.fixed
+            self._version = now.number
+            self._function = new.function._replace(digest=now.function.digest, payload=b"")  # stored already
+            self._shared.clear()
+            self._note = f" (with the old code, though {what_changed(now, new.code, fixed_json(new.fixed))})"
+        else:
+            self._takes = (PENDING,)
+            self._takes_if_stale = (FAILED, COMPLETED) if on_change == "all" else (FAILED,)
+        if retry_failed:
+            self._takes += (FAILED,)
+        self._stale = {version.number for version in versions if is_stale(version, code, fixed)}
+        for point in await backend.points(self._batch):
+            self._points.setdefault(point.identity, []).append(point)
+        for same in self._points.values():
+            same.sort(key=lambda point: point.occurrence)
+
+    # ---- row by row ----
+    def place(self, identity: bytes | None, position: int) -> tuple[Place | None, Point | None]:
+        """Return the place of a row, and the task that is there."""
+        if identity is None:
+            return None, None
+        occurrence = self._occurrences[identity]
+        self._occurrences[identity] = occurrence + 1
+        known = self._points.get(identity)
+        if known is None:
+            return Place(identity, occurrence, position), None
+        if occurrence < len(known):
+            return Place(identity, occurrence, position), known[occurrence]
+        behind = known[-1].occurrence + 1 - len(known)  # of those before, some may have been purged
+        return Place(identity, occurrence + behind, position), None
+
+    def takes(self, point: Point | None) -> bool:
+        """Whether a row's task is new, or takes what the map says; else it stays as it is, and is counted."""
+        if point is None:
+            return True
+        position = len(self.numbers)
+        if point.position != position:
+            self._places.append((point.number, position))
+        state, stale = point.state, point.version in self._stale
+        takes = state in self._takes or (stale and state in self._takes_if_stale)
+        if takes and (stale or state in FINAL):
+            self._story["again with the new code" if stale else "again"] += 1
+        elif state == PENDING:
+            self._story["go on"] += 1
+        elif state == PROCESSING:
+            self._story["running with the old code" if stale else "running"] += 1
+        else:
+            self.kept += 1
+            self._story["failed" if state == FAILED else "cancelled" if state == CANCELLED else "kept"] += 1
+            if stale and state == COMPLETED:
+                self._stale_kept[point.version] += 1
+        if not takes:
+            self.numbers.append(point.number)
+        return takes
+
+    def add(self, point: Point | None, call: NewCall) -> None:
+        """Let a row's task be stored, or take this call."""
+        if point is None:
+            self._unknown.append(len(self.numbers))
+            self._calls.append(call)
+            self.numbers.append(0)
+            self._story["new"] += 1
+        else:
+            self._renewed[point.version in self._stale].append((point.number, call))
+            self.numbers.append(point.number)
+
+    async def write_full_chunk(self) -> None:
+        """Store a chunk of new tasks, once it is full. One row is kept back, so that the last write is never empty."""
+        if len(self._calls) > CHUNK:
+            await self._write(CHUNK, last=False)
+
+    async def _store_code(self) -> None:
+        """Store what tasks call, before the first of them: an error in the rows leaves nothing of it."""
+        for digest, payload in self._shared.items():
+            await self._backend.share(digest, payload, self._serializer)
+        self._shared.clear()
+        if not self._version:
+            self._version = await self._backend.add_version(self._batch, self._new)
+
+    async def _write(self, n: int, last: bool) -> None:
+        await self._store_code()
+        calls, self._calls = self._calls[:n], self._calls[n:]
+        places, self._unknown = self._unknown[:n], self._unknown[n:]
+        first = places[0] if places else 0
+        numbers = await self._backend.enqueue(self._tasks(calls)._replace(position=first, last=last))
+        for place, number in zip(places, numbers, strict=True):
+            self.numbers[place] = number
+
+    def _tasks(self, calls: list[NewCall]) -> NewTasks:
+        return NewTasks(self._function, self._options, calls, self._session, self._batch, self._version)
+
+    async def end(self) -> None:
+        """Store the rest, and let everything run."""
+        if self._is_new:
+            await self._write(len(self._calls), last=True)
+            return
+        if self._calls:
+            await self._write(len(self._calls), last=False)
+        await self._store_code()
+        for stale, renewed in self._renewed.items():
+            states = self._takes + self._takes_if_stale * stale  # what moved on meanwhile is left alone
+            for at in range(0, len(renewed), CHUNK):
+                numbers, calls = zip(*renewed[at : at + CHUNK], strict=True)
+                await self._backend.renew(Renewal(self._tasks(list(calls)), numbers, states))
+        unasked = [
+            point.number
+            for identity, same in self._points.items()
+            for point in same[self._occurrences[identity] :]
+            if not point.aside
+        ]
+        self._story["of an earlier map put aside"] = len(unasked)
+        await self._backend.end_map(MapEnd(self._batch, self._session, self._version, self._places, unasked))
+
+    # ---- what was done ----
+    async def tell(self, title: str) -> None:
+        """Print what was done in one line, and warn of results of other code."""
+        told = ", ".join(f"{n:,} {what}" for what in STORY if (n := self._story[what]))
+        say(f"{title}: {told or 'no rows'}{self._note}")
+        if self._stale_kept:
+            told = told_stale(await self._backend.versions(self._batch), self._stale_kept)
+            warnings.warn(
+                f"{title}: {told}. `await batch.rerun(stale=True)` runs them again with the code as it is now",
+                StaleResults,
+                stacklevel=4,
+            )

@@ -1,0 +1,1 @@
+"""The walk behind :mod:`sitq.versions`: from a function to all of the user's own code that it reaches."""
