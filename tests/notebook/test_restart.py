@@ -393,8 +393,8 @@ async def test_two_kernels_that_map_the_same_batch_at_once_run_each_point_once(t
             assert "✓ 500 completed" in html
         values = [await each.run("print(sum(await batch.values()), len(batch))") for each in (one, two)]
         assert [cell.text for cell in values] == ["249500 500\n"] * 2
-    told = sorted(said(cell)[-1] for cell in cells)
-    assert told[1] == "svc: 500 new"
+    told = [said(cell)[-1] for cell in cells]
+    told.remove("svc: 500 new")
     assert re.fullmatch(r"svc: (\d+ kept, )?\d+ go on(, \d running)?", told[0])
     assert starts(tmp_path) == once(500)
     assert len({line.pid for line in oracle.lines(tmp_path / "oracle.log")}) == 2, "both took part"

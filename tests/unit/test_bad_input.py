@@ -152,6 +152,15 @@ MAPS: dict[str, Case] = {
     ),
     "an unknown setting": (lambda q: q.map(quick, [1], nmae="x"), TypeError, "nmae"),
     "a wrong flag": (lambda q: q.map(quick, [1], record_result="yes"), TypeError, "record_result .*'yes'"),
+    "an unknown on_change": (
+        lambda q: q.map(quick, [1], name="b", on_change="everything"),
+        ValueError,
+        "on_change must be 'unfinished', 'all', 'nothing' or 'raise', not 'everything'",
+    ),
+    "on_change without a name": (lambda q: q.map(quick, [1], on_change="all"), ValueError, "on_change .*name"),
+    "an unknown ignore": (lambda q: q.map(two, [1], name="b", ignore="yy"), ValueError, "ignore: .*did you mean 'y'"),
+    "a row without an identity": (lambda q: q.map(quick, [Plain()], name="b"), ValueError, "row 0: parameter 'value'"),
+    "a number as version": (lambda q: q.map(quick, [1], name="b", version=2), TypeError, "version must be a str"),
     "a key": (lambda q: q.options(key="k").map(quick, [1]), ValueError, "key names one task"),
 }
 READS: dict[str, Case] = {
@@ -181,7 +190,7 @@ READS: dict[str, Case] = {
 }
 STEERING: dict[str, Case] = {
     f"{verb} {kind}": (lambda q, v=verb, s=selection: getattr(q, v)(s), error, told)
-    for verb in ("cancel", "retry", "purge", "pause", "resume", "to_frame")
+    for verb in ("cancel", "retry", "rerun", "purge", "pause", "resume", "to_frame")
     for kind, selection, error, told in [
         ("5", 5, TypeError, "selection must be an id, ids, .* not 5"),
         ("bytes", b"x", TypeError, "selection .*b'x'"),
@@ -196,6 +205,9 @@ STEERING: dict[str, Case] = {
 } | {
     "rerun nothing": (lambda q: q.rerun(None), TypeError, "selection .*None"),
     "rename to nothing": (lambda q: q.rename("no such batch", ""), LookupError, "no batch is named"),
+    "retry by no function": (lambda q: q.retry([], "train"), TypeError, "func must be a function, not 'train'"),
+    "rename of a number": (lambda q: q.rename(5, "b"), TypeError, "batch must be a Batch or the name of one, not 5"),
+    "rename of an unknown batch": (lambda q: q.rename("b", "c"), LookupError, "no batch is named 'b'"),
     "prioritize by a text": (lambda q: q.prioritize([], "high"), TypeError, "priority .*'high'"),
     "purge of nothing": (lambda q: q.purge(), ValueError, "needs a selection or older_than"),
     "purge by a wrong time": (lambda q: q.purge(older_than="long ago"), ValueError, "older_than .*'long ago'"),

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib
 import pytest
@@ -28,7 +29,10 @@ EXAMPLES = [example for example in examples() if example.examples]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_a_docstrings_example_does_what_it_says(example: doctest.DocTest) -> None:
+def test_a_docstrings_example_does_what_it_says(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some make a database
     told: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     with warnings.catch_warnings(), matplotlib.rc_context():
