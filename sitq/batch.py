@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SLICE = 500  # results that are decoded before the loop gets a turn
 LOOK_S = 0.25  # between two looks of a wait
+NOT_ASKED = "it did not end: a later map of its batch does not ask for it, or it runs again"
 
 
 class Batch:
@@ -164,7 +165,7 @@ class Batch:
         TaskFailed
             With the id, type and stored traceback of the first failed task.
         TaskNotFound
-            A task was purged.
+            A task was purged, or a later map of this name does not ask for it.
         """
         if errors not in ("raise", "skip", "none"):
             raise bad_value("errors", errors, "'raise', 'skip' or 'none'")
@@ -177,15 +178,18 @@ class Batch:
             elif errors == "none":
                 found.append(None)
             elif errors == "raise" and row is None:
-                raise TaskNotFound(self.queue.backend.ids.text(number), "it was purged")
+                raise TaskNotFound(backend.ids.text(number), "it was purged")
             elif errors == "raise" and row is not None:
+                if row.state not in FINAL:
+                    raise TaskNotFound(backend.ids.text(number), NOT_ASKED)
                 self.queue._result(row).unwrap()
         return found
 
     async def results(self) -> list[Result]:
         """Wait for all tasks, and return their Results in the order of the rows, without those that were purged."""
         await self.wait()
-        return [self.queue._result(row) async for _, row in self._rows(self._numbers) if row is not None]
+        rows = [row async for _, row in self._rows(self._numbers)]
+        return [self.queue._result(row) for row in rows if row is not None and row.state in FINAL]
 
     async def _rows(self, numbers: Sequence[int]) -> AsyncIterator[tuple[int, ResultRow | None]]:
         """Read rows in order, giving the loop a turn between slices; None for a task that was purged."""
@@ -214,10 +218,13 @@ class Batch:
         with Watch(self, remaining) as watch:
             while remaining:
                 ended = watch.take()
-                if ended is None:  # at first, and after a gap: look at all
+                over = not ended and not (await self._counts()).left
+                if ended is None or over:  # at first, after a gap, and in the end: look at all
                     states = await self.queue.backend.states(sorted(remaining))
                     remaining.intersection_update(states)  # others were purged
                     ended = [number for number, state in states.items() if state in FINAL]
+                    if over and not ended:
+                        return  # a later map does not ask for what remains
                 ended = [number for number in ended if number in remaining]
                 if not ended:
                     with interruptible(self._interrupted):
@@ -344,7 +351,8 @@ class Batch:
             return await self.queue.rerun(self)
         await self.queue._session_number()
         backend = self.queue.backend
-        return await backend.rerun(Filter(numbers=[number for number, _ in await backend.stale(self.batch_number)]))
+        numbers = [number for number, _ in await backend.stale(self.batch_number)]
+        return await self.queue._rerun(Filter(numbers=numbers))
 
     async def rename(self, name: str) -> None:
         """Give the batch another name; its ``map`` finds it by that from now on.

@@ -59,11 +59,14 @@ class Steering(Connected):
         int
             How many tasks it changes; all others are skipped.
         """
-        await self._session_number()
+        session = await self._session_number()
         version = None
         if func is not None:
             version = NewVersion(self.packer.function(func), code_of(func, None), {}, True)
-        return await self.backend.retry(select(selection, self.backend.ids), version)
+        tasks = select(selection, self.backend.ids)
+        changed = await self.backend.retry(tasks, version)
+        await self.backend.hold(tasks, Waits(0), False, session)  # lets nothing go: they are our work from now on
+        return changed
 
     async def rerun(self, selection: Any) -> int:
         """Put completed tasks back to pending; the old results stay in their attempts.
@@ -75,8 +78,13 @@ class Steering(Connected):
         int
             How many tasks it changes; all others are skipped.
         """
-        await self._session_number()
-        return await self.backend.rerun(select(selection, self.backend.ids))
+        return await self._rerun(select(selection, self.backend.ids))
+
+    async def _rerun(self, tasks: Filter) -> int:
+        session = await self._session_number()
+        changed = await self.backend.rerun(tasks)
+        await self.backend.hold(tasks, Waits(0), False, session)
+        return changed
 
     async def prioritize(self, selection: Any, priority: int) -> int:
         """Change the priority of pending tasks, and return of how many."""

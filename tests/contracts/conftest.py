@@ -9,7 +9,8 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
-from tests.storage import registered
+from tests.contracts.named import Svc
+from tests.storage import begin, new_batch, new_points, registered
 
 #: Makes a backend on the store of a test, which lives in its folder. Each call gives another door to the same store.
 Make = Callable[..., Backend]
@@ -55,3 +56,12 @@ async def pair(make_shared: Make) -> AsyncIterator[tuple[Backend, Backend]]:
 async def worker(backend: Backend) -> int:
     """A session that claims."""
     return await registered(backend)
+
+
+@pytest.fixture
+async def svc(backend: Backend, worker: int) -> Svc:
+    """A batch of four points, whole, nothing of it run."""
+    session = await registered(backend, "kernel", "notebook")
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    await backend.enqueue(new_points("a", "b", "c", "d", session=session, batch=batch, version=version))
+    return Svc(backend, session, worker, batch, version)

@@ -91,8 +91,23 @@ async def test_a_running_worker_takes_over_within_two_seconds(how: str, tmp_path
         assert list((await batch.to_frame())["losses"]) == [1]
 
 
+async def stop_between_writes(process: subprocess.Popen[str], backend: sitq.SQLiteBackend) -> float:
+    """Stop a process, but not inside a transaction: then nobody could write before it goes on, as SQLite has it."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            await asyncio.wait_for(backend.pause("another lane", False), 0.3)  # a write that changes nothing
+            return stopped
+        except TimeoutError:
+            process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("fence", ["whole", "alone", "out"])
-async def test_a_worker_that_was_stopped_longer_than_its_lease_changes_nothing(fence: str, tmp_path: Path) -> None:
+async def test_a_worker_that_was_stopped_longer_than_its_lease_changes_nothing(
+    fence: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """``alone``: it does not even notice that it was declared dead. ``out`` shows what the fence is for."""
     log, lease = tmp_path / "oracle.log", 2.5
     patches = {"whole": (), "alone": (DEAF,), "out": (DEAF, UNFENCED)}[fence]
@@ -101,9 +116,9 @@ async def test_a_worker_that_was_stopped_longer_than_its_lease_changes_nothing(f
     async with sitq.TaskQueue(backend) as queue:
         batch = await queue.map(once_slow, [str(log)])
         stale = start_worker(tmp_path, ON_ANOTHER_HOST, *patches, lease=lease)
+        request.addfinalizer(stale.kill)  # it is stopped, and would stay so for ever
         await until_started(log, 1)
-        stale.send_signal(signal.SIGSTOP)
-        stopped = time.monotonic()
+        stopped = await stop_between_writes(stale, backend)
         async with sitq.Worker(backend):
             second = await until_started(log, 2)
             assert second.pid == os.getpid()

@@ -392,6 +392,21 @@ async def test_what_a_retry_gives_a_batch_keeps_its_fixed_arguments(queue: sitq.
     assert await values(batch) == [42]
 
 
+async def test_what_runs_again_is_the_work_of_who_said_so(tmp_path: Path) -> None:
+    """A notebook that is opened meanwhile does not hold it."""
+    earlier, mine, another = (sitq.TaskQueue(tmp_path / "x.db") for _ in range(3))
+    for each in (earlier, mine, another):
+        each.kind = "notebook"
+    async with another:
+        batch = await mapped(earlier, function(BROKEN), [1, 2, 3, 4])
+        await earlier.close()
+        assert await mine.retry(batch[2]) == 1
+        assert await mine.rerun(batch[0]) == 1
+        assert await another.backend.hold_left("default") == 0
+        await mine.close()
+        assert await another.backend.hold_left("default") == 2
+
+
 # ---- the bar ----
 async def test_a_snapshot_tells_of_this_map_alone(queue: sitq.TaskQueue) -> None:
     first = await mapped(queue, function(), range(20))

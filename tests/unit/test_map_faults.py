@@ -136,9 +136,9 @@ async def test_a_map_cancelled_at_any_verb_leaves_the_batch_as_it_was_or_whole(
         await asyncio.wait([mapping])
     assert mapping.cancelled()
     found = await story(await queue.batch("svc"))
-    if verb != "end_map":
+    if len(found) < 29:  # a cancel arrives where the map next waits, and that may be after its end
         renewed = [(s[0], "pending", *s[2:]) if s[1] == "failed" else s for s in before]
-        assert found in (before, renewed)  # a cancel arrives where the map next waits
+        assert found in (before, renewed)
         async with sitq.Worker(queue.backend):
             await asyncio.wait_for(queue.get_result(queue.backend.ids.text(5)), LONG_S)
         assert set(ran()) == {5}, "nothing of it runs"
@@ -330,8 +330,8 @@ async def test_a_map_that_is_killed_leaves_the_batch_as_it_was(tmp_path: Path) -
         timeout=60,
     )
     assert run.returncode == -9, run.stderr
+    assert len(dump(tmp_path / "x.db")["tasks"]) > 5, "it had written some"
     async with sitq.TaskQueue(tmp_path / "x.db") as queue:
-        assert (await queue.counts()).total > 5, "it had written some"
         async with asyncio.timeout(LONG_S):
             while len(await queue.backend.sessions()) > 1:
                 await asyncio.sleep(0.01)  # the first beat judges the dead; nobody tells of it

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import sitq
-from sitq.errors import BatchExists, BatchNotFound, InvalidArgument, InvalidType
+from sitq.errors import BatchExists, BatchNotFound, InvalidArgument, InvalidType, TaskNotFound
 from sitq.rows import Filter
 from tests.cells import finish, function, mapped, ran, story
-from tests.stage import Stage
+from tests.stage import LONG_S, Stage
 
 pytestmark = pytest.mark.usefixtures("stage")
 
@@ -291,6 +291,22 @@ async def test_frames_show_what_the_last_map_asks_for_in_its_order(queue: sitq.T
     assert (await queue.to_frame(lone))["asked"].tolist() == [True]
 
 
+async def test_a_running_point_that_is_not_asked_for_ends_and_is_shown_no_more(
+    queue: sitq.TaskQueue, stage: Stage
+) -> None:
+    hold = function("from tests.stage import hold\nreturn hold(x)")
+    await queue.map(hold, grid(1, 2), name="svc")
+    async with sitq.Worker(queue.backend):
+        await stage.begun()
+        batch = await queue.map(hold, grid(2), name="svc")
+        assert (await batch.to_frame())["param.x"].tolist() == [2]
+        assert (await batch.to_frame(asked=False))["status"].tolist() == ["pending", "processing"]
+        stage.let_go()
+        assert await batch.values() == [2]
+    assert (await batch.to_frame(asked=False))["asked"].tolist() == [True, False]
+    assert sorted(ran()) == [1, 2]
+
+
 async def test_verbs_of_a_batch_mean_what_its_last_map_asks_for(queue: sitq.TaskQueue) -> None:
     broken = function("raise ValueError(x)")
     first = await mapped(queue, broken, grid(1, 2))
@@ -308,6 +324,19 @@ async def test_points_that_are_not_asked_for_any_more_do_not_run(queue: sitq.Tas
     assert (await queue.counts(batch)).total == 1
     assert [await queue.status(each) for each in first] == ["pending", "completed", "pending"]
     assert await finish(await queue.map(function(), grid(1, 2, 3), name="svc")) == [1, 3]
+
+
+async def test_a_batch_of_an_earlier_map_does_not_wait_for_what_nobody_asks_for(queue: sitq.TaskQueue) -> None:
+    before = await queue.map(function(), grid(1, 2, 3), name="svc")
+    await mapped(queue, function(), grid(2))
+    async with asyncio.timeout(LONG_S):
+        assert await before.wait()
+        with pytest.raises(TaskNotFound, match=f"{before[0]}.* does not ask for it"):
+            await before.values()
+        assert await before.values(errors="none") == [None, 2, None]
+        assert await before.values(errors="skip") == [2]
+        assert [result.value for result in await before.results()] == [2]
+        assert [result.value async for result in before.as_completed()] == [2]
 
 
 # ---- names ----

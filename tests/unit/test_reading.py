@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import sitq
+from sitq.backends import schema
 from sitq.backends.schema import APPLICATION_ID, VERSION
 from sitq.errors import (
     BackendCorrupt,
@@ -261,7 +262,23 @@ async def test_a_file_that_comes_to_life_while_it_is_read_is_read_again(
     others[0].close()
 
 
-async def test_a_reader_sees_one_moment_while_another_process_writes(path: Path) -> None:
+async def test_a_read_is_of_one_moment(queue: sitq.TaskQueue, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(path, isolation_level=None, timeout=5)
+    refuse = schema.refuse_foreign
+
+    def then_somebody_writes(*arguments: Any) -> bool:
+        found = refuse(*arguments)
+        other.execute("UPDATE tasks SET name = 'later'")
+        return found
+
+    monkeypatch.setattr("sitq.reading.schema.refuse_foreign", then_somebody_writes)
+    assert "later" not in set(sitq.read(path)["name"])
+    monkeypatch.undo()
+    assert set(sitq.read(path)["name"]) == {"later"}
+    other.close()
+
+
+async def test_a_reader_sees_whole_batches_while_another_process_writes(path: Path) -> None:
     """Batches come whole: each read finds a multiple of their size."""
     code = """
         import asyncio, itertools
@@ -304,8 +321,8 @@ async def test_a_file_that_another_program_keeps_locked_is_waited_for_and_told(
     monkeypatch.setattr("sitq.backends.connecting.PATIENCE_S", 0.05)
     with pytest.raises(BackendLocked, match=r"x\.db is locked by another program"):
         sitq.read(path)
-    other.close()
-    assert len(sitq.read(path)) == 8
+    monkeypatch.setattr("sitq.backends.connecting.time.sleep", lambda _: other.close())
+    assert len(sitq.read(path)) == 8, "and goes on once it is free"
 
 
 async def test_a_file_that_is_being_made_is_no_foreign_one(path: Path) -> None:
@@ -347,6 +364,11 @@ def test_foreign_and_damaged_files_are_told_apart_and_left_alone(path: Path) -> 
             lambda: made(path, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION + 1}"),
             SchemaTooNew,
             "install a newer",
+        ),
+        (
+            lambda: made(path, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}"),
+            BackendCorrupt,
+            "no such table",
         ),
         (
             lambda: made(
