@@ -15,7 +15,6 @@ MAX_SHORT = 80  # characters of an object's short text
 MAX_STRING = 500
 SCALARS = frozenset({bool, int, float, str, type(None)})
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-WHOLE = frozenset({bool, int, type(None)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

@@ -7,10 +7,10 @@ that raises or is killed has changed nothing that runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
+from sitq.backends.coding import add_version, move_counts, unask
 from sitq.backends.group import (
     BLOCKS,
     INLINE_BYTES,
@@ -20,10 +20,9 @@ from sitq.backends.group import (
     due,
     remove,
 )
-from sitq.backends.working import payload
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
-from sitq.rows import MapEnd, MapStart, NewBatch, NewVersion, Renewal
+from sitq.rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.sealing import ARGUMENTS, SHARED
 
 UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.value
@@ -90,29 +89,6 @@ def _create(group: Group, batch: NewBatch) -> MapStart:
     return MapStart(number, batch.lane, version)
 
 
-def add_versions(group: Group, requests: Sequence[tuple[int, NewVersion]]) -> list[int]:
-    """Store versions of batches; one of the same content is kept."""
-    return [add_version(group, batch, version) for batch, version in requests]
-
-
-def add_version(group: Group, batch: int, version: NewVersion) -> int:
-    """Store a version of a batch, or find the one that says the same."""
-    fixed = json.dumps({name: digest.hex() for name, digest in sorted(version.fixed.items())})
-    function = group.function(version.function)
-    same = (batch, function, version.code.digest, fixed, version.record_result)
-    found = group.execute(
-        "SELECT number FROM versions WHERE batch = ? AND function = ? AND code = ? AND fixed = ? AND record_result = ?",
-        same,
-    ).fetchone()
-    if found is None:
-        found = group.execute(
-            "INSERT INTO versions (batch, function, code, fixed, record_result, label, parts, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
-            (*same, version.code.label, version.code.parts, group.now),
-        ).fetchone()
-    return int(found[0])
-
-
 # ---- it takes up what is there ----
 def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
     """Let tasks take new code, arguments and options in the same rows; those that ended wait for the map's end."""
@@ -169,59 +145,6 @@ def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
     return [None] * len(requests)
 
 
-def recode(group: Group, numbers: Iterable[int], version: int | None, function: int) -> None:
-    """Let pending tasks run another function: their arguments are sealed for it."""
-    digest = group.execute("SELECT digest FROM functions WHERE number = ?", (function,)).fetchone()[0]
-    rows = group.execute(
-        "SELECT tasks.number, digest, arguments FROM tasks JOIN functions ON functions.number = tasks.function"
-        " WHERE state = 0 AND tasks.number IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(numbers)),),
-    ).fetchall()
-    for number, before, sealed in rows:
-        inline = sealed is not None
-        serializer, arguments = group.sealer.open(
-            ARGUMENTS, number, before, sealed if inline else payload(group, number, 0)
-        )
-        sealed = group.sealer.seal(ARGUMENTS, number, digest, serializer, arguments)
-        if not inline:
-            group.execute("UPDATE payloads SET sealed = ? WHERE task = ? AND kind = 0", (sealed, number))
-        group.execute(
-            "UPDATE tasks SET function = ?, version = ?, arguments = ? WHERE number = ?",
-            (function, version, sealed if inline else None, number),
-        )
-
-
-def take_current(group: Group, numbers: Iterable[int]) -> None:
-    """Let pending tasks run the current versions of their batches, where they were to run others."""
-    rows = group.execute(
-        "SELECT tasks.number, versions.number, versions.function FROM tasks"
-        " JOIN batches ON batches.number = abs(tasks.batch) JOIN versions ON versions.number = batches.version"
-        " WHERE tasks.version <> batches.version AND tasks.number IN (SELECT value FROM json_each(?))"
-        " ORDER BY versions.number",
-        (json.dumps(list(numbers)),),
-    ).fetchall()
-    for (version, function), same in groupby(rows, key=lambda row: row[1:]):
-        recode(group, [row[0] for row in same], version, function)
-
-
-def take_function(group: Group, numbers: Sequence[int], version: NewVersion) -> None:
-    """Let pending tasks run another function, which becomes the current version of their batches."""
-    listed = json.dumps(list(numbers))
-    batches = group.execute(
-        "SELECT batches.number, fixed, record_result FROM batches JOIN versions ON versions.number = batches.version"
-        " WHERE batches.number IN (SELECT abs(batch) FROM tasks WHERE number IN (SELECT value FROM json_each(?)))",
-        (listed,),
-    ).fetchall()
-    for batch, fixed, record_result in batches:
-        digests = {name: bytes.fromhex(digest) for name, digest in json.loads(fixed).items()}
-        made = add_version(group, batch, version._replace(fixed=digests, record_result=bool(record_result)))
-        group.execute("UPDATE batches SET version = ? WHERE number = ?", (made, batch))
-    lone = group.execute(
-        "SELECT number FROM tasks WHERE batch = 0 AND number IN (SELECT value FROM json_each(?))", (listed,)
-    ).fetchall()
-    recode(group, [row[0] for row in lone], None, group.function(version.function))
-
-
 # ---- it ends ----
 def ack_batch(group: Group, batch: int) -> None:
     """Mark a new batch as whole, and let its tasks be claimed."""
@@ -240,7 +163,7 @@ def end_maps(group: Group, requests: Sequence[MapEnd]) -> list[None]:
         _ask(group, batch, [number for number, _ in request.places])
         for size, block in blocks([value for place in request.places for value in place], 2):
             group.execute(PLACE[size], block)
-        _unask(group, batch, request.unasked)
+        unask(group, batch, request.unasked)
         let_go = group.execute(
             "UPDATE tasks SET waits = waits & ? WHERE batch = ? AND state = 0 AND waits <> 0 AND waits & ?"
             " RETURNING number",
@@ -266,33 +189,8 @@ def _ask(group: Group, batch: int, numbers: Sequence[int]) -> None:
         " RETURNING lane, state, number",
         (batch, ~UNASKED, -batch, json.dumps(numbers)),
     ).fetchall()
-    _move_counts(group, rows, -batch, batch)
+    move_counts(group, rows, -batch, batch)
     group.change(PENDING, sorted(number for _, state, number in rows if state == PENDING))
-
-
-def _unask(group: Group, batch: int, numbers: Sequence[int]) -> None:
-    """Put rows aside that a map does not ask for; those that run end first."""
-    listed = json.dumps(list(numbers))
-    rows = group.execute(
-        "UPDATE tasks SET batch = ?, position = NULL, waits = CASE state WHEN 0 THEN waits & ? | ? ELSE waits END"
-        f" WHERE batch = ? AND state <> {PROCESSING} AND number IN (SELECT value FROM json_each(?))"
-        " RETURNING lane, state, number",
-        (-batch, ~LEFT, UNASKED, batch, listed),
-    ).fetchall()
-    group.execute(
-        "UPDATE tasks SET position = NULL WHERE batch = ? AND number IN (SELECT value FROM json_each(?))",
-        (batch, listed),
-    )
-    _move_counts(group, rows, batch, -batch)
-
-
-def _move_counts(group: Group, rows: Sequence[tuple[int, int, int]], before: int, now: int) -> None:
-    for lane, state, _ in rows:
-        group.count(lane, before, 0, -1)
-        group.count(lane, now, 0)
-        if state in FINAL:
-            group.count(lane, before, state, -1)
-            group.count(lane, now, state)
 
 
 def give_up(group: Group, requests: Sequence[tuple[int, int]]) -> list[None]:

@@ -227,6 +227,12 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
     return len(deleted)
 
 
+def payload(group: Group, task: int, kind: int) -> bytes:
+    """Read a payload that lives in the side table."""
+    row = group.execute("SELECT sealed FROM payloads WHERE task = ? AND kind = ?", (task, kind)).fetchone()
+    return bytes(row[0]) if row else b""
+
+
 def keep_attempt(group: Group, number: int, ended: str, c: Completion | None = None) -> None:
     """Copy the present attempt of a task into the attempts, since another one follows."""
     group.execute(

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sitq.backends import batching, enqueueing, group, guard, living, queries, steering, working
+from sitq.backends import batching, coding, enqueueing, group, guard, living, queries, steering, working
 from sitq.backends.base import Backend, Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
@@ -268,7 +268,7 @@ class SQLiteBackend(Backend):
 
     async def add_version(self, batch: int, version: NewVersion) -> int:
         """Store a version of a batch, and return its number; one of the same content is kept."""
-        return await self._open.writer.write(ENQUEUE, batching.add_versions, (batch, version))
+        return await self._open.writer.write(ENQUEUE, coding.add_versions, (batch, version))
 
     async def renew(self, renewal: Renewal) -> None:
         """Let tasks of a batch that is being mapped take new code, arguments and options in the same rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sitq.backends.batching import take_current, take_function
+from sitq.backends.coding import take_current, take_function
 from sitq.backends.group import Group, back_to_pending, remove, where
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter, NewVersion

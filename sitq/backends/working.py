@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sitq.backends.base import Claimer
-from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt
+from sitq.backends.coding import go_on
+from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PROCESSING, Waits
 from sitq.rows import Claim, Completion
@@ -108,12 +109,6 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
         )
         for _, number, attempt, function, sealed, timeout_s, retry, losses, failures, version, batch in rows
     ]
-
-
-def payload(group: Group, task: int, kind: int) -> bytes:
-    """Read a payload that lives in the side table."""
-    row = group.execute("SELECT sealed FROM payloads WHERE task = ? AND kind = ?", (task, kind)).fetchone()
-    return bytes(row[0]) if row else b""
 
 
 def promote(group: Group) -> bool:
@@ -288,6 +283,8 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
         raise Careful
     if not again:
         group.count(c.claim.lane, c.claim.batch, c.state)
+    elif c.claim.batch:
+        go_on(group, number)
     group.change(c.state, [number])
 
 
@@ -327,6 +324,8 @@ def unclaim(group: Group, number: int, session: int, attempt: int, ended: str, l
     group.execute(
         "UPDATE tasks SET state = 0, losses = losses + ?, started_at = NULL WHERE number = ?", (losses, number)
     )
+    if batch:
+        go_on(group, number)
     group.change(PENDING, [number])
 
 
