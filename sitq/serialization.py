@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import pickle
 import platform
 from collections.abc import Callable, Iterable
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
@@ -49,6 +50,35 @@ class Serializer(Protocol):
         """Versions that reading the bytes depends on, as text."""
 
 
+def _renamed(code: CodeType, filename: str) -> CodeType:
+    return code.replace(co_filename=filename)
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    as_cloudpickle: tuple[Any, ...] = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _renamed, (_Reduced(as_cloudpickle), code.co_filename)
+
+
+class _Reduced:
+    """Stands for an object that is given as what ``__reduce__`` returns."""
+
+    def __init__(self, reduced: tuple[Any, ...]):
+        self._reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Keeps the file name of code, which cloudpickle replaces since 3.1.3.
+
+    Tracebacks name the cell by it, and classes of the notebook, whose methods cloudpickle sets anew where it loads them
+    in the process that defined them, keep their source text.
+    """
+
+    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+
+
 class CloudpickleSerializer:
     """Takes nearly every object, and functions of the notebook by value (the default).
 
@@ -75,8 +105,9 @@ class CloudpickleSerializer:
         try:
             if is_plain(value):
                 return pickle.dumps(value, PROTOCOL)  # 0.4 µs where cloudpickle takes 2.3
-            dumped: bytes = cloudpickle.dumps(value, PROTOCOL)
-            return dumped
+            with io.BytesIO() as file:
+                _Pickler(file, PROTOCOL).dump(value)
+                return file.getvalue()
         except Exception as error:  # __reduce__ and __getstate__ of users raise what they like
             raise SerializationError(f"cannot be pickled: {_reason(error)}") from error
 

@@ -68,6 +68,15 @@ def test_functions_of_a_notebook_come_back_by_value() -> None:
     assert PICKLES.load_function(PICKLES.dump_function(lambda x: x + 1))(1) == 2
 
 
+def test_code_keeps_the_name_of_its_file_inner_functions_and_classes_too() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    cell = "def outer():\n    def inner(): pass\n    return inner\nclass Model:\n    def fit(self): pass"
+    exec(compile(cell, "/tmp/ipykernel_4/12.py", "exec"), scope)
+    outer, model = PICKLES.loads(PICKLES.dumps((scope["outer"], scope["Model"])))
+    for function in (outer, outer(), model.fit):
+        assert function.__code__.co_filename == "/tmp/ipykernel_4/12.py"
+
+
 @pytest.mark.parametrize("value", [Unpicklable(), [Unpicklable()], threading.Lock(), (x for x in "generator")])
 def test_what_cannot_be_pickled_is_told(value: object) -> None:
     with pytest.raises(SerializationError, match="cannot be pickled"):
