@@ -39,15 +39,15 @@ def insert(n: int, columns: str) -> str:
 
 INSERT = {n: insert(n, OF_A_TASK) for n in BLOCKS}
 INSERT_POINTS = {n: insert(n, OF_A_POINT) for n in BLOCKS}
-# Writes nothing if another process took the number. Each value that is bound costs 0.3 µs.
+# Writes nothing if another process took the number, also where it has deleted that task again: numbers are dense, so a
+# number that no row has, and that is above the highest deleted one, is the next. Each bound value costs 0.3 µs.
 INSERT_NEXT = (
-    "INSERT INTO tasks (lane, priority, origin, function, enqueued_at, number, arguments) SELECT 1, ?, ?, ?, ?, ?, ?"
-    " WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'tasks') = ?"
+    "INSERT OR IGNORE INTO tasks (lane, priority, origin, function, enqueued_at, number, arguments)"
+    " SELECT 1, ?, ?, ?, ?, ?, ? FROM meta WHERE name = 'last_deleted' AND value < ?"
 )
 INSERT_CLAIMED = (
-    "INSERT INTO tasks (lane, priority, origin, function, enqueued_at, number, arguments, state, session, attempt,"
-    " started_at) SELECT 1, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?"
-    " WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'tasks') = ?"
+    "INSERT OR IGNORE INTO tasks (lane, priority, origin, function, enqueued_at, number, arguments, state, session,"
+    " attempt, started_at) SELECT 1, ?, ?, ?, ?, ?, ?, 1, ?, 1, ? FROM meta WHERE name = 'last_deleted' AND value < ?"
     " AND NOT (SELECT paused FROM lanes WHERE number = 1)"
     " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
     " AND NOT EXISTS (SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = 1)"
@@ -164,7 +164,7 @@ def enqueue_next(connection: sqlite3.Connection, sealer: Sealer, caches: Caches,
         return False
     now, number = values[3:5]
     try:
-        if connection.execute(INSERT_NEXT, (*values, number - 1)).rowcount != 1:
+        if connection.execute(INSERT_NEXT, (*values, number)).rowcount != 1:
             return False
     except sqlite3.Error as error:
         if not came_through(connection, error, partial(look_for, connection, number, now)):
@@ -193,7 +193,7 @@ def enqueue_claimed(group: Group, request: NewTasks, claimer: Claimer) -> int | 
         return None
     number, sealed = values[-2:]
     session = claimer.session
-    if group.execute(INSERT_CLAIMED, (*values, session, group.now, number - 1, session)).rowcount != 1:
+    if group.execute(INSERT_CLAIMED, (*values, session, group.now, number, session)).rowcount != 1:
         return None
     group.new.append(number)
     group.slots(claimer, claimer.free - 1, claimer.busy + 1, False)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sitq.backends import changes
+from sitq.backends import changes, queries
 from sitq.backends.base import Change, Claimer
 from sitq.ids import PublicIds
 from sitq.models import COMPLETED, MICROSECONDS, PENDING, STATES, Waits
@@ -179,8 +179,7 @@ class Group:
 
     def last_task(self) -> int:
         """Return the highest row number ever given to a task."""
-        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tasks'").fetchone()
-        return int(row[0]) if row else 0
+        return int(self.execute(queries.LAST_TASK).fetchone()[0])
 
 
 def is_stored(connection: sqlite3.Connection, number: int, enqueued_at: int) -> bool:
@@ -221,7 +220,11 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
         group.count(lane, batch, 1)
         if state >= COMPLETED:
             group.count(lane, batch, state, -1)
-    gone = json.dumps([row[0] for row in deleted])
+    numbers = [row[0] for row in deleted]
+    if numbers:
+        highest = max(numbers)
+        group.execute("UPDATE meta SET value = ? WHERE name = 'last_deleted' AND value < ?", (highest, highest))
+    gone = json.dumps(numbers)
     for table in ("payloads", "attempts", "dependencies"):
         group.execute(f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (gone,))
     return len(deleted)

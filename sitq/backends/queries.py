@@ -71,15 +71,20 @@ FROM tasks LEFT JOIN sessions ON sessions.number = tasks.session WHERE tasks.num
 ORDER BY 2
 """
 
+# The highest number ever given to a task.
+LAST_TASK = """
+SELECT max(coalesce((SELECT max(number) FROM tasks), 0), (SELECT value FROM meta WHERE name = 'last_deleted'))
+"""
+
 # processing is the count over the running index; the first lane's lone tasks are what no other row counted.
-COUNTS = """
+COUNTS = f"""
 SELECT
     coalesce(sum(completed), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
     coalesce(sum(added - removed), 0)
-        + CASE WHEN {lone} THEN (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'tasks')
+        + CASE WHEN {{lone}} THEN ({LAST_TASK})
             - (SELECT coalesce(sum(added), 0) FROM counts WHERE NOT (lane = 1 AND batch = 0)) ELSE 0 END,
-    (SELECT count(*) FROM tasks WHERE state = 1 AND {tasks})
-FROM counts WHERE {counts}
+    (SELECT count(*) FROM tasks WHERE state = 1 AND {{tasks}})
+FROM counts WHERE {{counts}}
 """
 
 HELD = "SELECT count(*) FROM tasks WHERE state = 0 AND waits <> 0 AND waits & 6 AND NOT waits & 32 AND {condition}"
@@ -141,4 +146,3 @@ SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS
 
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"
 CHANGES_BOUNDS = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM changes"
-LAST_TASK = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'tasks'"

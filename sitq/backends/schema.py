@@ -16,6 +16,8 @@ CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) WITHOUT ROWID;
+-- The highest number of a task that was ever deleted.
+INSERT INTO meta (name, value) VALUES ('last_deleted', 0);
 
 CREATE TABLE lanes (
     number INTEGER PRIMARY KEY,  -- 0, if there is one, stands for the lanes that are not made yet
@@ -86,9 +88,10 @@ CREATE TABLE versions (
 );
 CREATE INDEX versions_of_batch ON versions (batch);
 
--- The task row is its last attempt.
+-- The task row is its last attempt. Numbers are dense and never used again: the next one follows the highest row and
+-- meta's last_deleted. AUTOINCREMENT would write one more page with each task, a fifth of the time of an enqueue.
 CREATE TABLE tasks (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     state INTEGER NOT NULL DEFAULT 0,
     waits INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,

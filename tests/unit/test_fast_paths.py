@@ -84,6 +84,17 @@ async def test_numbers_that_another_process_purged_are_not_used_again(
     assert await ours.enqueue(new_tasks()) == [5]
 
 
+async def test_numbers_go_on_after_the_last_row_was_purged_and_the_file_was_closed(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "t.db", durability="normal")
+    for round in range(3):
+        await backend.open()
+        assert await backend.enqueue(new_tasks(2)) == [2 * round + 1, 2 * round + 2]
+        await backend.cancel(Filter())
+        assert await backend.purge(Filter()) == 2
+        assert (await backend.counts()).total == 0
+        await backend.close()
+
+
 @pytest.mark.parametrize("options", [{"key": "k"}, {"delay_s": 60.0}, {"lane": "other"}])
 async def test_what_takes_more_than_a_row_goes_the_long_way(
     two: tuple[SQLiteBackend, SQLiteBackend], lone: list[bool], options: dict[str, Any]

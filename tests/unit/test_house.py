@@ -52,7 +52,7 @@ STANDS_ON = {
     "backends.writer": ("backends.units", "backends.committing", "interrupts", "loops"),
     "backends.connecting": ("backends.schema", "backends.writer"),
     "backends.changes": (),
-    "backends.group": ("backends.base", "backends.changes"),
+    "backends.group": ("backends.base", "backends.changes", "backends.queries"),
     "backends.coding": ("backends.group",),
     "backends.working": ("backends.coding", "backends.units"),
     "backends.batching": ("backends.coding",),
