@@ -67,7 +67,8 @@ class SQLiteHeart:
         self.rescue = rescue
         self.end = end
         self._woken = threading.Event()
-        self._stamp = guard.stamp()
+        self._stamp = b""  # so that the first wait ends at once
+        self._opening = True
         self._poll_s = IDLE_POLL_S
         self._mark = self._run(queries.CHANGES_BOUNDS)[0][1]
         self._last_task = self._run(queries.LAST_TASK)[0][0]
@@ -116,7 +117,8 @@ class SQLiteHeart:
 
     def publish(self) -> None:
         """Tell what other processes changed since the last time."""
-        changes: list[Change] = []
+        # What others did between a worker's first look, or a waiter's, and our first would be told by nobody.
+        changes = [GAP] if self._opening else []
         rows = self._run(queries.CHANGES, (self._mark,))
         if rows:
             if rows[0][0] != self._mark + 1:
@@ -127,6 +129,7 @@ class SQLiteHeart:
             self._mark = rows[-1][0]
         last = self._run(queries.LAST_TASK)[0][0]
         changes += [Change(PENDING, numbers) for numbers in self._enqueued_by_others(last)]
+        self._opening = False
         if changes:
             self._poll_s = FIRST_POLL_S
             self._publish(changes)

@@ -133,8 +133,22 @@ async def test_our_own_changes_are_told_once(backend: Backend, worker: int, ears
         assert await ears.hear(COMPLETED) == [1]
         heart.publish()
         await asyncio.sleep(0)
-        while not ears.heard_nothing():  # only the hint that there may be new tasks comes twice
-            assert (await ears._news.get()).state == PENDING
+        while not ears.heard_nothing():  # only hints that there may be something new come twice
+            assert (await ears._news.get()).state in (PENDING, GAP.state)
+
+
+async def test_what_happened_while_a_heart_opened_is_told_as_a_gap(pair: tuple[Backend, Backend]) -> None:
+    one, other = pair
+    ears = Ears(one)  # a worker's first look, or a waiter's, comes before its heart's
+    await other.enqueue(new_tasks())
+    with heart_of(one) as heart:
+        assert heart.wait(0.0)
+        heart.publish()
+        await ears.hear(GAP.state)
+        heart.publish()
+        await asyncio.sleep(0)
+        assert ears.heard_nothing()
+    ears.deaf()
 
 
 async def test_a_reader_that_missed_too_much_is_told_so(pair: tuple[Backend, Backend]) -> None:
