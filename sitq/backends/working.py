@@ -154,6 +154,12 @@ DONE_SQL = (
     " WHERE tasks.number = v.column1 AND tasks.state = 1 AND tasks.session = ? AND tasks.attempt = v.column2"
 )
 DONE = {n: DONE_SQL.format(", ".join(["(?, ?, ?, ?, ?, ?)"] * n)) for n in BLOCKS}
+# The same for a single one, without the table v: half the time.
+DONE[1] = (
+    "UPDATE tasks SET state = 2, finished_at = ?1, started_at = ?4, duration_s = ?5, fields = ?6, value = ?7,"
+    " cancelling = 0, error = NULL, error_type = NULL, traceback = NULL"
+    " WHERE number = ?2 AND state = 1 AND session = ?8 AND attempt = ?3"
+)
 
 
 def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
