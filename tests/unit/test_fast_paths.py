@@ -86,9 +86,9 @@ async def test_numbers_that_another_process_purged_are_not_used_again(
 
 async def test_numbers_go_on_after_the_last_row_was_purged_and_the_file_was_closed(tmp_path: Path) -> None:
     backend = SQLiteBackend(tmp_path / "t.db", durability="normal")
-    for round in range(3):
+    for i in range(3):
         await backend.open()
-        assert await backend.enqueue(new_tasks(2)) == [2 * round + 1, 2 * round + 2]
+        assert await backend.enqueue(new_tasks(2)) == [2 * i + 1, 2 * i + 2]
         await backend.cancel(Filter())
         assert await backend.purge(Filter()) == 2
         assert (await backend.counts()).total == 0
