@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.batch import Batch
+from sitq.content import content_digest
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, bad_value, nearest
 from sitq.history import code_of
 from sitq.identity import Identity
@@ -139,7 +139,7 @@ def packed(serializer: Serializer, fixed: Mapping[str, Any]) -> dict[str, tuple[
                 f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"
                 " object: store it in a file and pass its path"
             )
-        found[key] = (hashlib.blake2b(payload, digest_size=16).digest(), payload)
+        found[key] = (content_digest(value, payload), payload)
     return found
 
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sitq import checks
 from sitq.connected import Connected
 from sitq.durations import seconds
-from sitq.errors import (
-    InvalidArgument,
-)
+from sitq.errors import InvalidArgument
 from sitq.history import code_of
 from sitq.models import MICROSECONDS, Waits
 from sitq.packing import Packer
 from sitq.rows import Filter, NewVersion
 from sitq.selection import select
-
-if TYPE_CHECKING:
-    pass
 
 
 class Steering(Connected):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CHUNK = 10_000  # rows in one write
 ANOTHER_NAME = ": choose another name, or rename the old one with `await queue.rename(name, another)`"
+# A new parameter of the function comes with its default into each point, and nobody sees it in the rows.
+OTHER_POINTS = " (no row is a point of the earlier map; a new parameter or another default makes other points: ignore=)"
 STORY = (  # what became of the rows, in the order of telling
     "kept",
     "new",
@@ -260,6 +262,8 @@ class Taking:
     async def tell(self, title: str) -> None:
         """Print what was done in one line, and warn of results of other code."""
         told = ", ".join(f"{n:,} {what}" for what in STORY if (n := self._story[what]))
+        if set(+self._story) == {"new", "of an earlier map put aside"}:
+            self._note += OTHER_POINTS
         say(f"{title}: {told or 'no rows'}{self._note}")
         if self._stale_kept:
             told = told_stale(await self._backend.versions(self._batch), self._stale_kept)

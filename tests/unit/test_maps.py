@@ -82,6 +82,28 @@ async def test_a_grid_may_grow_shrink_turn_and_grow_again(queue: sitq.TaskQueue,
     ]
 
 
+async def test_where_no_row_is_a_known_point_the_line_says_what_may_be_the_cause(
+    queue: sitq.TaskQueue, lines: Any
+) -> None:
+    def train(x: int) -> int:
+        return x
+
+    await mapped(queue, train, grid(1, 2))
+    lines()
+
+    def with_another(x: int, scale: float = 1.0) -> int:
+        return x
+
+    with_another.__name__, with_another.__qualname__ = train.__name__, train.__qualname__
+    await queue.map(with_another, grid(1, 2), name="svc")
+    assert lines() == [
+        "svc: 2 new, 2 of an earlier map put aside (no row is a point of the earlier map; a new parameter or another"
+        " default makes other points: ignore=)"
+    ]
+    await queue.map(with_another, grid(2, 3), name="svc")
+    assert lines() == ["svc: 1 new, 1 go on, 1 of an earlier map put aside"]
+
+
 async def test_no_rows_put_everything_aside_and_nothing_is_lost(queue: sitq.TaskQueue, lines: Any) -> None:
     first = await mapped(queue, function(), grid(1, 2))
     lines()
