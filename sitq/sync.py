@@ -24,6 +24,9 @@ from sitq.sync_batch import SyncBatch
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sitq.executors.base import Executor
+    from sitq.worker import Worker
+
 T = TypeVar("T")
 
 
@@ -58,6 +61,21 @@ class SyncTaskQueue:
     def backend(self) -> Backend:
         """The durable store; hand it to a Worker."""
         return self._queue.backend
+
+    @property
+    def serializer(self) -> Serializer:
+        """What turns calls and values into bytes."""
+        return self._queue.serializer
+
+    @property
+    def lane(self) -> str | None:
+        """The stream of tasks this queue enqueues to, counts and lists; None counts and lists them all."""
+        return self._queue.lane
+
+    @property
+    def worker(self) -> Worker | None:
+        """The one that ``open_sync`` started; its ``concurrency``, ``pause`` and ``resume`` do not wait."""
+        return self._queue.worker
 
     def _call(self, awaitable: Awaitable[T]) -> T:
         with self._lock:  # threads that come first together share one
@@ -97,9 +115,37 @@ class SyncTaskQueue:
         """Return an enqueuer with options; see :meth:`TaskQueue.options`."""
         return SyncTaskOptions(self, self._queue.options(**options))
 
-    def map(self, func: Callable[..., Any], rows: Iterable[Any], /, **settings: Any) -> SyncBatch:
+    def map(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        name: str | None = None,
+        on_change: str = "unfinished",
+        ignore: str | Iterable[str] = (),
+        identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
+        retry_failed: bool = False,
+        version: str | None = None,
+        record_params: bool = True,
+        record_result: bool = True,
+    ) -> SyncBatch:
         """Store one task for each row; see :meth:`TaskQueue.map`."""
-        return SyncBatch(self, self._call(self._queue.map(func, rows, **settings)))
+        mapping = self._queue.map(
+            func,
+            rows,
+            fixed=fixed,
+            name=name,
+            on_change=on_change,
+            ignore=ignore,
+            identity=identity,
+            retry_failed=retry_failed,
+            version=version,
+            record_params=record_params,
+            record_result=record_result,
+        )
+        return SyncBatch(self, self._call(mapping))
 
     def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
         """Wait for a task's end; see :meth:`TaskQueue.get_result`."""
@@ -187,20 +233,58 @@ class SyncTaskOptions:
         """Store a call with these options."""
         return self._queue._call(self._options.enqueue(func, *args, **kwargs))
 
-    def map(self, func: Callable[..., Any], rows: Iterable[Any], /, **settings: Any) -> SyncBatch:
-        """Store one task for each row with these options."""
-        return SyncBatch(self._queue, self._queue._call(self._options.map(func, rows, **settings)))
+    def map(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        name: str | None = None,
+        on_change: str = "unfinished",
+        ignore: str | Iterable[str] = (),
+        identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
+        retry_failed: bool = False,
+        version: str | None = None,
+        record_params: bool = True,
+        record_result: bool = True,
+    ) -> SyncBatch:
+        """Store one task for each row with these options; see :meth:`TaskQueue.map`."""
+        mapping = self._options.map(
+            func,
+            rows,
+            fixed=fixed,
+            name=name,
+            on_change=on_change,
+            ignore=ignore,
+            identity=identity,
+            retry_failed=retry_failed,
+            version=version,
+            record_params=record_params,
+            record_result=record_result,
+        )
+        return SyncBatch(self._queue, self._queue._call(mapping))
 
     def __repr__(self) -> str:
         return repr(self._options)
 
 
-def open_sync(path_or_url: str | os.PathLike[str] = "sitq.db", **settings: Any) -> SyncTaskQueue:
+def open_sync(
+    path_or_url: str | os.PathLike[str] = "sitq.db",
+    *,
+    concurrency: int | None = None,
+    executor: Executor | None = None,
+    lane: str = "default",
+    worker: bool = True,
+    resume: bool = False,
+    loop: str | None = None,
+    **backend_options: Any,
+) -> SyncTaskQueue:
     """Open a queue whose verbs block, and start one worker for it in its own thread.
 
     Parameters
     ----------
-    path_or_url, **settings
+    path_or_url, concurrency, executor, lane, worker, resume, loop, **backend_options
         As of :func:`sitq.open`.
 
     Examples
@@ -209,7 +293,16 @@ def open_sync(path_or_url: str | os.PathLike[str] = "sitq.db", **settings: Any) 
     ...     queue.get_result(queue.enqueue(pow, 2, 5)).value
     32
     """
-    opening = open_async(path_or_url, **settings)  # checks the settings here, in the caller's thread
+    opening = open_async(  # checks the settings here, in the caller's thread
+        path_or_url,
+        concurrency=concurrency,
+        executor=executor,
+        lane=lane,
+        worker=worker,
+        resume=resume,
+        loop=loop,
+        **backend_options,
+    )
     portal = Portal()
     try:
 

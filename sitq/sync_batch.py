@@ -34,6 +34,16 @@ class SyncBatch:
         self.batch = batch
 
     @property
+    def queue(self) -> SyncTaskQueue:
+        """The one that gave it."""
+        return self._queue
+
+    @property
+    def lane(self) -> str:
+        """The stream of tasks it belongs to."""
+        return self.batch.lane
+
+    @property
     def batch_number(self) -> int:
         """Row number of the batch: what makes it a selection."""
         return self.batch.batch_number

@@ -96,4 +96,4 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_the_blocking_queue_has_the_verbs_of_the_awaited_one() -> None:
-    assert set(verbs(sitq.SyncTaskQueue)) == set(verbs(sitq.TaskQueue)) | {"backend"}
+    assert set(verbs(sitq.SyncTaskQueue)) == set(verbs(sitq.TaskQueue)) | {"backend", "serializer", "lane", "worker"}

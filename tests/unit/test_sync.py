@@ -16,8 +16,10 @@ import pytest
 
 import sitq
 from sitq.errors import ForkedQueue, InvalidType, QueueClosed, WrongEventLoop
+from sitq.options import TaskOptions
+from sitq.plotting import Plots
 from sitq.sync import SyncTaskOptions, SyncTaskQueue
-from sitq.sync_batch import SyncBatch
+from sitq.sync_batch import SyncBatch, SyncPlots
 from tests.stage import LONG_S, fail, quick
 
 
@@ -101,13 +103,107 @@ async def test_every_verb_works_inside_a_running_loop() -> None:
         the_tour(queue)
 
 
-def test_it_has_every_verb_of_the_queue_and_the_batch() -> None:
-    def verbs(kind: type) -> set[str]:
-        return {name for name, value in inspect.getmembers(kind) if name[0] != "_" and callable(value)}
+FACES = {
+    sitq.TaskQueue: SyncTaskQueue,
+    sitq.Batch: SyncBatch,
+    TaskOptions: SyncTaskOptions,
+    Plots: SyncPlots,
+}
 
-    assert verbs(sitq.TaskQueue) <= verbs(SyncTaskQueue)
-    assert verbs(sitq.Batch) - {"say", "snapshot"} <= verbs(SyncBatch)
-    assert verbs(SyncTaskOptions) == {"enqueue", "map"}
+
+def verbs(kind: type) -> dict[str, list[inspect.Parameter]]:
+    """Public methods and their parameters, without types: a batch of the one face is another of the other."""
+    return {
+        name: [p.replace(annotation=p.empty) for p in inspect.signature(member).parameters.values()]
+        for name, member in inspect.getmembers(kind, callable)
+        if name[0] != "_"
+    }
+
+
+@pytest.mark.parametrize("kind", FACES, ids=lambda kind: kind.__name__)
+def test_every_verb_has_a_blocking_one_with_the_same_parameters(kind: type) -> None:
+    assert verbs(kind)
+    assert verbs(FACES[kind]) == verbs(kind)
+
+
+def test_open_sync_has_the_parameters_of_open() -> None:
+    awaited, blocking = inspect.signature(sitq.open), inspect.signature(sitq.open_sync)
+    assert list(awaited.parameters.values()) == list(blocking.parameters.values())
+
+
+class Heard(Exception):
+    """The awaited twin was called."""
+
+
+class Twin:
+    """Stands for the awaited face, and tells with which arguments it is called."""
+
+    def __init__(self, kind: type):
+        self._kind = kind
+
+    def _arguments(self, verb: str, args: Any, kwargs: Any) -> dict[str, Any]:
+        return inspect.signature(getattr(self._kind, verb)).bind(self, *args, **kwargs).arguments
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def hear(*args: Any, **kwargs: Any) -> None:
+            raise Heard(self._arguments(name, args, kwargs))
+
+        return hear
+
+
+def some_arguments(parameters: list[inspect.Parameter]) -> tuple[list[Any], dict[str, Any]]:
+    """An object of its own for each parameter."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args += [object(), object()]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            kwargs["another"] = object()
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[parameter.name] = object()
+        else:
+            args.append(object())
+    return args, kwargs
+
+
+@pytest.mark.parametrize("kind", [sitq.TaskQueue, sitq.Batch, TaskOptions], ids=lambda kind: kind.__name__)
+def test_every_verb_hands_every_argument_on(kind: type, queue: SyncTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin: Any = Twin(kind)
+    face: Any = queue if kind is sitq.TaskQueue else FACES[kind](queue, twin)
+    with monkeypatch.context() as patched:
+        if face is queue:
+            patched.setattr(queue, "_queue", twin)
+        for name, (_, *parameters) in verbs(kind).items():
+            if parameters and (kind, name) != (sitq.Batch, "wait"):  # which shows a bar as well
+                args, kwargs = some_arguments(parameters)
+                with pytest.raises(Heard) as heard:
+                    getattr(face, name)(*args, **kwargs)
+                assert heard.value.args[0] == twin._arguments(name, args, kwargs)
+
+
+def public(thing: object) -> set[str]:
+    return {name for name in dir(thing) if name[0] != "_"}
+
+
+def test_the_blocking_queue_and_batch_have_the_attributes_of_the_awaited_ones(tmp_path: Path) -> None:
+    own_business = {"packer", "kind"}  # what enqueues, and what sessions say of a queue
+    with sitq.open_sync(tmp_path / "x.db", concurrency=2, lane="a") as queue:
+        assert public(queue._queue) - own_business <= public(queue)
+        assert (queue.lane, queue.backend.where) == ("a", str(tmp_path / "x.db"))
+        assert queue.serializer.name == sitq.CloudpickleSerializer.name
+        assert queue.worker is not None
+        queue.worker.pause()
+        task_id = queue.enqueue(quick, 1)
+        queue.worker.concurrency = 3
+        queue.worker.resume()
+        assert done(queue, task_id).value == 1
+        batch = queue.map(quick, [1], name="one")
+        assert public(batch.batch) <= public(batch)
+        assert (batch.name, batch.lane, batch.queue) == ("one", "a", queue)
+        assert batch.batch_number == batch.batch.batch_number
+    with SyncTaskQueue(tmp_path / "x.db", lane=None) as plain:
+        assert (plain.worker, plain.lane) == (None, None)
 
 
 def test_a_plain_queue_connects_by_itself_and_closes(tmp_path: Path) -> None:
