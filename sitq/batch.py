@@ -114,6 +114,7 @@ class Batch:
                 first=self._progress.last,
             )
         self._bar.show()
+        self.queue.shown.add(self._bar)
         return self._bar
 
     async def wait(self, timeout: float | str | None = None) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING, Self
+import weakref
+from typing import TYPE_CHECKING, Protocol, Self
 
 from sitq.backends.base import Backend
 from sitq.errors import BackendMoved, ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sitq")
 
+LAST_LOOK_S = 2.0  # how long a close waits for what is shown to be drawn a last time
+
+
+class Shown(Protocol):
+    """Something on a page that looks at the queue while it is open, such as a bar."""
+
+    async def finish(self) -> None:
+        """Draw a last time, and end."""
+
 
 class Connected:
     """Connects to a backend at its first use, belongs to the loop of that, and is closed once for all.
@@ -28,12 +39,15 @@ class Connected:
         The one that ``sitq.open`` started; closed with the queue.
     kind : str
         Of its session: "queue", or "notebook" if ``sitq.open`` made it in a kernel.
+    shown : set
+        What is finished before the queue is closed, while it can still be read.
     """
 
     def __init__(self, backend: Backend):
         self.backend = backend
         self.worker: Worker | None = None
         self.kind = "queue"
+        self.shown: weakref.WeakSet[Shown] = weakref.WeakSet()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._connecting: asyncio.Task[None] | None = None
@@ -165,6 +179,10 @@ class Connected:
                 await asyncio.wait([self._connecting])
             if self.worker is not None:
                 await self.worker.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_LOOK_S):
+                    for one in tuple(self.shown):
+                        await one.finish()
             self.worker, self._closed = None, True
             if self._tick is not None:
                 self._tick.stop()

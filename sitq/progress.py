@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sitq.history import told_stale
 from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.rows import Pace
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
@@ -53,6 +54,8 @@ class Progress:
         if self._ran_before is None or ran < self._ran_before:
             self._ran_before, self._since = ran, time.monotonic()
         if not counts.left:
+            if before is not None and before.finished and (await self._pace(self._finished_us)).ran:
+                self._since_us = self._finished_us  # it went on, and ended, between two looks
             self._finished_us = now_us
         held = await backend.held(batch=batch.batch_number) if counts.pending else 0
         if counts.failed != self._failures[0] or (counts.failed and not self._failures[1]):
@@ -60,7 +63,7 @@ class Progress:
             self._failures = (counts.failed, groups)
         elapsed, ended = time.monotonic() - self._since, ran - self._ran_before
         if not counts.left:
-            _, ended, elapsed = await backend.pace(batch.batch_number, self._since_us)
+            _, ended, elapsed = await self._pace(self._since_us)
         rate = ended / elapsed if ended > 0 and elapsed > 0 else None
         again = before is not None and counts.finished < before.counts.finished
         if again or not counts.left or time.monotonic() - self._close_at >= CLOSE_S:
@@ -82,12 +85,15 @@ class Progress:
         )
         return self.last
 
+    async def _pace(self, since_us: int) -> Pace:
+        return await self._batch.queue.backend.pace(self._batch.batch_number, since_us)
+
     async def _look_closely(self) -> None:
         """Look at every task for what no count tells; that takes 60 ms for 100,000 of them."""
         self._close_at = time.monotonic()
         backend, number = self._batch.queue.backend, self._batch.batch_number
         if self._kept:  # what runs again is not kept
-            self._kept = (await backend.pace(number, self._batch._mapped_at)).kept
+            self._kept = (await self._pace(self._batch._mapped_at)).kept
         stale = Counter(version for _, version in await backend.stale(number))
         self._stale = stale.total()
         self._told_stale = told_stale(await backend.versions(number), stale) if stale else ""

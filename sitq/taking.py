@@ -45,8 +45,6 @@ STORY = (  # what became of the rows, in the order of telling
     "go on",
     "running",
     "running with the old code",
-    "failed",
-    "cancelled",
     "of an earlier map put aside",
 )
 # Python tells a warning once for each line of code; a cell is run again and again, and this is news each time.
@@ -113,6 +111,7 @@ class Taking:
         self._renewed: defaultdict[bool, list[tuple[int, NewCall]]] = defaultdict(list)
         self._places: list[tuple[int, int]] = []
         self._story: Counter[str] = Counter()
+        self._kept_without_value: Counter[int] = Counter()  # how many of the kept ones failed or were cancelled
         self._note = ""
         self._stale_kept: Counter[int] = Counter()  # results of other code that stay, by version
         self.numbers = array("q")
@@ -193,7 +192,8 @@ class Taking:
             self._story["running with the old code" if stale else "running"] += 1
         else:
             self.kept += 1
-            self._story["failed" if state == FAILED else "cancelled" if state == CANCELLED else "kept"] += 1
+            self._story["kept"] += 1
+            self._kept_without_value[state] += state != COMPLETED
             if stale and state == COMPLETED:
                 self._stale_kept[point.version] += 1
         if not takes:
@@ -261,10 +261,13 @@ class Taking:
     # ---- what was done ----
     async def tell(self, title: str) -> None:
         """Print what was done in one line, and warn of results of other code."""
-        told = ", ".join(f"{n:,} {what}" for what in STORY if (n := self._story[what]))
+        parts = [f"{n:,} {what}" for what in STORY if (n := self._story[what])]
+        ended = {"failed": self._kept_without_value[FAILED], "cancelled": self._kept_without_value[CANCELLED]}
+        if without := ", ".join(f"{n:,} {what}" for what, n in ended.items() if n):  # then the kept come first
+            parts[0] += f" ({without}: `await batch.retry()` runs {'it' if sum(ended.values()) == 1 else 'them'} again)"
         if set(+self._story) == {"new", "of an earlier map put aside"}:
             self._note += OTHER_POINTS
-        say(f"{title}: {told or 'no rows'}{self._note}")
+        say(f"{title}: {', '.join(parts) or 'no rows'}{self._note}")
         if self._stale_kept:
             told = told_stale(await self._backend.versions(self._batch), self._stale_kept)
             warnings.warn(

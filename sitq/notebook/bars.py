@@ -19,6 +19,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from sitq.errors import BackendCorrupt, BackendMoved, ForkedQueue, QueueClosed, WrongEventLoop
 from sitq.models import FailureGroup, Snapshot
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
@@ -30,6 +31,7 @@ __all__ = ["Bar", "current_cell", "in_kernel", "mode"]
 PERIOD_S = 0.25  # between two redraws
 TICK_S = 1.0  # elapsed time and ETA go on while nothing changes
 TRIES = 10  # to read the batch, before the bar gives up
+FOR_GOOD = (QueueClosed, BackendMoved, BackendCorrupt, ForkedQueue, WrongEventLoop)  # errors that trying does not cure
 
 _EMPTY = {"text/html": "", "text/plain": ""}
 # A page that is closed before the end is saved with its buttons. Opened again it says "Loading widget..." for seconds,
@@ -110,9 +112,10 @@ class Bar:
             self._cells.add(current_cell())
             if in_kernel():
                 self._show_display()
-        if self._task is None or self._task.done():
-            self._ending.clear()
-            self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._loop is not loop:
+            self._changed, self._ending = asyncio.Event(), asyncio.Event()  # of this loop; the last may be closed
+            self._loop = loop
             self._task = self._loop.create_task(self._run(), name="sitq bar", context=contextvars.Context())
 
     def touch(self) -> None:
@@ -140,7 +143,7 @@ class Bar:
                     failed = 0
                     self._errors.pop("read", None)
                 except Exception as error:  # a locked database lets go again, a closed queue does not
-                    failed += 1
+                    failed += TRIES if isinstance(error, FOR_GOOD) else 1
                     self._errors["read"] = f"the batch cannot be read: {_told(error)}"
                 finished = self._last is not None and self._last.finished
                 if self._running and (ending or finished):
@@ -155,6 +158,9 @@ class Bar:
                 self._draw(final=False)
                 await _within(self._ending, PERIOD_S)
                 await _within(self._changed, TICK_S - PERIOD_S)
+        except asyncio.CancelledError:  # the loop ends, and nobody draws any more
+            self._draw(final=True)
+            raise
         finally:
             self._line.leave()
             if self._buttons is not None:

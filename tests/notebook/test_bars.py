@@ -15,7 +15,8 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
-from sitq.errors import InvalidArgument
+import sitq
+from sitq.errors import BackendMoved, InvalidArgument, QueueClosed
 from sitq.models import Counts, FailureGroup, Snapshot
 from sitq.notebook import bars, frontend
 from sitq.notebook.bars import Bar
@@ -358,6 +359,76 @@ async def test_the_last_bar_and_its_text_tell_what_is_stale(screen: Screen) -> N
     assert next(b["text/plain"] for b in screen.shown.values()) == (
         "svc ━━━━━━━━━━ 6 kept · 4 done · 0 left · 4 stale · took 0:01"
     )
+
+
+@pytest.mark.parametrize("error", [QueueClosed("closed"), BackendMoved("deleted")])
+async def test_a_bar_whose_batch_can_never_be_read_again_ends_at_once_and_says_why(
+    screen: Screen, error: Exception
+) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: "10</span> left" in screen.texts()[0])
+    looks, batch.error = batch.looks, error
+    bar.touch()
+    await screen.until(lambda: "sitq-final" in screen.texts()[0])
+    assert batch.looks == looks + 1
+    assert str(error) in screen.texts()[0]
+    assert "as it was when this was drawn" in screen.texts()[0]
+
+
+async def test_a_loop_that_ends_leaves_the_last_drawing(screen: Screen) -> None:
+    def run() -> None:
+        async def shown() -> None:
+            Bar(Batch().snapshot).show()
+            await screen.until(lambda: "10</span> left" in screen.texts()[0])
+
+        asyncio.run(shown())
+
+    await asyncio.to_thread(run)
+    assert "sitq-final" in screen.texts()[0]
+    assert screen.texts("failures") == [""]
+
+
+@pytest.mark.parametrize("how", ["ended", "closed at once"])
+async def test_a_bar_goes_on_in_another_loop(how: str, screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+
+    async def shown(cell: str) -> None:
+        screen.cell, screen.drawn = cell, asyncio.Event()
+        bar.show()
+        await screen.until(lambda: "sitq-final" not in screen.texts()[-1] and "10</span> left" in screen.texts()[-1])
+
+    def first() -> None:
+        if how == "ended":
+            asyncio.run(shown("first"))
+            return
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(shown("first"))
+        loop.close()
+
+    await asyncio.to_thread(first)
+    await shown("second")
+    batch.done = 10
+    await bar.finish()
+    assert len(screen.texts()) == 2
+    assert all("sitq-final" in text for text in screen.texts())
+
+
+async def test_closing_the_queue_draws_its_bars_a_last_time(screen: Screen) -> None:
+    async with sitq.TaskQueue(sitq.SQLiteBackend(":memory:", durability="normal")) as queue:
+        batch = await queue.options(delay="1h").map(abs, range(3), name="later")
+        batch._ipython_display_()
+        await screen.until(lambda: "3</span> left" in screen.texts()[0])
+        await queue.cancel(batch[0])
+    bar = batch._bar
+    assert bar is not None
+    assert bar.ended
+    (text,) = screen.texts()
+    assert "sitq-final" in text
+    assert "2</span> left" in text, "as it was at the end, and not at the last look before"
+    assert "cannot be read" not in text
 
 
 async def test_a_batch_that_cannot_be_read_for_a_moment_is_drawn_again(screen: Screen) -> None:

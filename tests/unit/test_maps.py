@@ -46,7 +46,7 @@ async def test_what_was_not_run_goes_on(queue: sitq.TaskQueue, lines: Any) -> No
     await queue.cancel(first[2])
     lines()
     second = await queue.map(function(), grid(1, 2, 3), name="svc")
-    assert lines() == ["svc: 2 go on, 1 cancelled"]
+    assert lines() == ["svc: 1 kept (1 cancelled: `await batch.retry()` runs it again), 2 go on"]
     assert list(second) == list(first)
     assert await finish(second) == [1, 2]
 
@@ -263,7 +263,7 @@ async def test_failed_points_run_again_when_they_are_asked_to(queue: sitq.TaskQu
     broken = function("if x > 1: raise ValueError(x)\nreturn x")
     first = await mapped(queue, broken, grid(1, 2, 3))
     await queue.map(broken, grid(1, 2, 3), name="svc")
-    assert lines()[-1] == "svc: 1 kept, 2 failed"
+    assert lines()[-1] == "svc: 3 kept (2 failed: `await batch.retry()` runs them again)"
     second = await queue.map(broken, grid(1, 2, 3), name="svc", retry_failed=True)
     assert lines() == ["svc: 1 kept, 2 again"]
     assert await finish(second) == [2, 3]

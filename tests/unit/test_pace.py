@@ -55,11 +55,29 @@ async def test_the_pace_of_what_runs_again_leaves_out_the_pause_before(tmp_path:
         await batch.wait()
         await batch._progress.look()
         await asyncio.sleep(0.3)
-        await batch.rerun()
+        await queue.rerun(batch[:2])
         await batch._progress.look()
         await batch.wait()
         told = await batch._progress.look()
     assert 0 < told.elapsed_s < 0.3
+    assert told.rate is not None
+    assert told.rate * told.elapsed_s == pytest.approx(2)
+
+
+async def test_what_ran_again_between_two_looks_has_a_pace_of_its_own(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend):
+        batch = await queue.map(twice, range(5))
+        await batch.wait()
+        await batch._progress.look()
+        await asyncio.sleep(0.3)
+        await queue.rerun(batch[:2])
+        await batch.wait()
+        told = await batch._progress.look()
+        again = await batch._progress.look()
+    assert told.rate is not None
+    assert told.rate * told.elapsed_s == pytest.approx(2)
+    assert told.elapsed_s < 0.3
+    assert (again.rate, again.elapsed_s) == (told.rate, told.elapsed_s), "a later look tells the same"
 
 
 async def test_a_batch_found_by_name_tells_the_pace_of_what_was_seen_here(tmp_path: Path) -> None:
