@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sitq.context import OUTSIDE, Attempt, running
 from sitq.errors import (
     DeserializationError,
     PayloadTooLarge,
@@ -39,6 +40,7 @@ class Call:
     load: Callable[[bytes], bytes]  # digest -> bytes; waits, so never called in a loop
     record_result: bool
     made_with: str = ""
+    attempt: Attempt = OUTSIDE  # which attempt of which task, and where what it tells goes
     loaded: tuple[Callable[..., Any], dict[str, Any]] | None = None  # the function and the fixed arguments, as objects
 
 
@@ -189,7 +191,8 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
 
 
 def run(loader: Loader, call: Call) -> Outcome:
-    """Run a call in this thread. Catches everything: whatever a task raises is its own failure."""
+    """Run a call in this thread, in a context of its own. Catches everything: what a task raises is its own failure."""
+    running.set(call.attempt)
     started_at, clock = time.time_ns() // 1000, time.perf_counter()
     try:
         function, args, kwargs = loader.open(call)

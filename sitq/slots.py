@@ -11,6 +11,7 @@ from typing import Any
 from sitq.backends.base import Backend, Change, Claimer
 from sitq.call import Outcome, Unavailable, failed
 from sitq.completing import completion_of
+from sitq.context import Attempt, drop
 from sitq.errors import BackendMoved, QueueClosed, SitqError, TaskTimeout
 from sitq.executors.base import Executor
 from sitq.loops import call_in_loop, exiting
@@ -25,10 +26,11 @@ log = logging.getLogger("sitq")
 class Running:
     """A claim in a slot."""
 
-    __slots__ = ("claim", "lost", "settled", "stuck", "timer")
+    __slots__ = ("attempt", "claim", "lost", "settled", "stuck", "timer")
 
-    def __init__(self, claim: Claim):
+    def __init__(self, claim: Claim, attempt: Attempt):
         self.claim = claim
+        self.attempt = attempt
         self.timer: asyncio.TimerHandle | None = None
         self.settled = False  # its end is stored or does not count: only its slot is still taken
         self.stuck = False  # … and by a thread, which cannot be stopped
@@ -36,7 +38,7 @@ class Running:
 
     def settle(self) -> None:
         """Say that how the call ends does not matter any more."""
-        self.settled = True
+        self.settled = self.attempt.cancelled = True
         if self.timer is not None:
             self.timer.cancel()
 
@@ -144,12 +146,12 @@ class Slots:
 
     def _submit(self, claim: Claim) -> None:
         try:
-            call = self._unpacker.call(claim)
+            call = self._unpacker.call(claim, drop)
         except SitqError as error:
             self._refuse(claim, error)
             return
         key = next(self._keys)
-        running = self.running[key] = Running(claim)
+        running = self.running[key] = Running(claim, call.attempt)
         self._by_number[claim.number] = key
         if claim.timeout_s is not None:
             running.timer = self.loop.call_later(claim.timeout_s, self._timed_out, key)

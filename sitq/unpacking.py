@@ -6,11 +6,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from sitq.backends.base import Backend
 from sitq.call import Call, Unavailable
+from sitq.context import Attempt, Facts
 from sitq.errors import BackendError, BackendMoved, DeserializationError, QueueClosed
+from sitq.reports import Report
 from sitq.rows import Claim
 from sitq.sealing import ARGUMENTS, FUNCTION, SHARED
 from sitq.serialization import Serializer
@@ -67,8 +70,13 @@ class Unpacker:
                 log.warning("sitq: what a task calls cannot be read, will try again: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
-    def call(self, claim: Claim) -> Call:
+    def call(self, claim: Claim, tell: Callable[[Report], object]) -> Call:
         """Return the call of a claim whose function is known.
+
+        Parameters
+        ----------
+        tell : callable
+            Takes what the task tells, from any thread.
 
         Raises
         ------
@@ -92,7 +100,12 @@ class Unpacker:
             self._load_shared,
             record_result,
             made_with,
+            Attempt(partial(self._facts, claim), self._serializer, tell),
         )
+
+    def _facts(self, claim: Claim) -> Facts:
+        backend = self._backend
+        return Facts(backend.ids.text(claim.number), claim.attempt, str(backend.folder(claim.number)))
 
     def _load_shared(self, digest: bytes) -> bytes:
         """Fetch a shared object, from a thread that may wait."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sitq.ids import PublicIds
@@ -148,6 +149,10 @@ class Backend(ABC):
     @abstractmethod
     def heart(self) -> Heart:
         """Return a door for the thread that beats; called in that thread."""
+
+    @abstractmethod
+    def folder(self, number: int) -> Path:
+        """Return where a task's files go. It may not be there, and goes with the task when that is purged."""
 
     @abstractmethod
     async def register(self, session: SessionRow) -> int:

@@ -183,6 +183,10 @@ class SQLiteBackend(Backend):
 
         return SQLiteHeart(self.path, live.guard, live.source, live.own, live.publish_foreign, rescue, end)
 
+    def folder(self, number: int) -> Path:
+        """Return where a task's files go: beside the database, in a folder of all tasks."""
+        return self.path.with_name(f"{self.path.name}.files") / self.ids.text(number)
+
     async def register(self, session: SessionRow) -> int:
         """Store a session, and return its number."""
         return await self._open.writer.write(STEER, living.register, session)

@@ -17,7 +17,8 @@ Deliver = Callable[[list[tuple[int, Outcome]]], None]
 class Executor(Protocol):
     """Runs calls for a worker.
 
-    Every submitted key is delivered exactly once, also after a cancel: that is when its slot is free again.
+    Every submitted key is delivered exactly once, also after a cancel: that is when its slot is free again. What a call
+    tells while it runs goes to ``call.attempt`` before that; see :mod:`sitq.context`.
 
     Attributes
     ----------

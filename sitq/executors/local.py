@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from sitq.call import Call, Loader, Outcome, failed, run, succeeded
+from sitq.context import running
 from sitq.errors import InvalidArgument
 from sitq.executors.base import Deliver, running_in
 from sitq.loops import call_in_loop
@@ -107,6 +108,7 @@ class LocalExecutor:
         self._tasks[key] = self._loop.create_task(self._await(key, call), context=self._context.copy())
 
     async def _await(self, key: int, call: Call) -> None:
+        running.set(call.attempt)
         started_at, clock = time.time_ns() // 1000, time.perf_counter()
         try:
             if key in self._dropped:
