@@ -314,7 +314,7 @@ class Result:
         return f"<Result {self.task_id} {self.status}{took}{why}>"
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.html import result_card
+        from sitq.notebook.cards import result_card
 
         return result_card(self)
 

@@ -422,7 +422,7 @@ class TaskQueue(Steering):
         return ", ".join(words) + ">"
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.html import queue_card
+        from sitq.notebook.cards import queue_card
 
         slots = None if self.worker is None else self.worker.concurrency
         return queue_card(

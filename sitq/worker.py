@@ -280,7 +280,7 @@ class Worker:
         return f"<Worker {self.name!r} {self._state()}, {slots}, {self.done} done>"
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.html import worker_card
+        from sitq.notebook.cards import worker_card
 
         return worker_card(
             self.name,

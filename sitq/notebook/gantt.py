@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
 
-from sitq.notebook.html import COLOURS
+from sitq.notebook.pieces import COLOURS
 from sitq.notebook.words import amount, clock, one_line, span
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sitq.errors import InvalidArgument, nearest, shown
 from sitq.notebook.axes import Axis
 from sitq.notebook.frames import resolve
 from sitq.notebook.gantt import draw_timeline, legend_below
-from sitq.notebook.html import COLOURS
+from sitq.notebook.pieces import COLOURS
 from sitq.notebook.words import amount, one_line, span
 
 if TYPE_CHECKING:

@@ -113,14 +113,16 @@ STANDS_ON = {
     # Draws records and knows nothing of queues, so that a frame of somebody else's file needs none of the rest.
     "notebook": (),
     "notebook.words": (),
-    "notebook.html": ("notebook.words", "errors"),
+    "notebook.pieces": ("notebook.words",),
+    "notebook.html": ("notebook.pieces",),
+    "notebook.cards": ("notebook.pieces", "errors"),
     "notebook.frontend": ("errors",),
     "notebook.buttons": ("notebook.words", "models"),
     "notebook.bars": ("notebook.buttons", "notebook.frontend", "notebook.html"),
     "notebook.frames": ("models",),
     "notebook.stats": ("notebook.frames",),
     "notebook.axes": ("notebook.words",),
-    "notebook.gantt": ("notebook.html",),
+    "notebook.gantt": ("notebook.pieces",),
     "notebook.plots": ("notebook.axes", "notebook.frames", "notebook.gantt"),
 }
 

@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 
 from sitq.models import Counts, FailureGroup, Result, Snapshot, Status, Task
-from sitq.notebook.html import (
-    COLOURS,
-    bar_html,
-    bar_text,
-    batch_card,
-    failures_html,
-    queue_card,
-    result_card,
-    task_card,
-    worker_card,
-)
+from sitq.notebook.cards import queue_card, result_card, task_card, worker_card
+from sitq.notebook.html import bar_html, bar_text, batch_card, failures_html
+from sitq.notebook.pieces import COLOURS
 from sitq.notebook.words import clean, masked, one_line, tail
 
 EVIL = {

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from sitq.errors import InvalidArgument
 from sitq.notebook.frames import task_frame
-from sitq.notebook.html import COLOURS
+from sitq.notebook.pieces import COLOURS
 from sitq.notebook.plots import durations, heatmap, timeline
 from sitq.rows import TaskRow
 
