@@ -19,7 +19,7 @@ from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
 from sitq.plotting import Plots
 from sitq.progress import Progress
-from sitq.results import load_value
+from sitq.results import UNREADABLE, load_value
 from sitq.rows import Filter, ResultRow
 from sitq.watching import Watch
 
@@ -159,7 +159,8 @@ class Batch:
         Parameters
         ----------
         errors : {"raise", "skip", "none"}
-            What a task that did not complete or was purged does: raise TaskFailed or its kin, be left out, be None.
+            What a task does that did not complete, was purged, or whose value cannot be read here: raise TaskFailed or
+            its kin, be left out, be None.
 
         Raises
         ------
@@ -167,6 +168,8 @@ class Batch:
             With the id, type and stored traceback of the first failed task.
         TaskNotFound
             A task was purged, or a later map of this name does not ask for it.
+        DeserializationError, UntrustedPayload
+            A value cannot be read here; names the task, and has the cause.
         """
         if errors not in ("raise", "skip", "none"):
             raise bad_value("errors", errors, "'raise', 'skip' or 'none'")
@@ -175,7 +178,13 @@ class Batch:
         backend, serializer = self.queue.backend, self.queue.serializer
         async for number, row in self._rows(self._numbers):
             if row is not None and row.state == COMPLETED:
-                found.append(load_value(row, backend, serializer))
+                try:
+                    found.append(load_value(row, backend, serializer))
+                except UNREADABLE:
+                    if errors == "raise":
+                        raise
+                    if errors == "none":
+                        found.append(None)
             elif errors == "none":
                 found.append(None)
             elif errors == "raise" and row is None:

@@ -6,23 +6,41 @@ import json
 from typing import Any
 
 from sitq.backends.base import Backend
-from sitq.errors import DeserializationError
+from sitq.errors import DeserializationError, SitqError, UntrustedPayload
 from sitq.models import COMPLETED, STATES, Result, to_datetime
 from sitq.rows import ResultRow
 from sitq.sealing import RESULT
-from sitq.serialization import Serializer
+from sitq.serialization import Serializer, reason
+
+UNREADABLE = (DeserializationError, UntrustedPayload)  # what reading a value may raise
 
 
 def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
-    """Check and decode the value of a completed task; None for any other."""
+    """Check and decode the value of a completed task; None for any other.
+
+    Raises
+    ------
+    UntrustedPayload, DeserializationError
+        The stored bytes are not ours, or cannot become an object here; names the task, and has the cause.
+    """
     if row.state != COMPLETED:
         return None
-    number, payload = backend.sealer.open(RESULT, row.number, row.attempts.to_bytes(4, "little"), row.sealed or b"")
-    if number != serializer.number:
-        raise DeserializationError(
-            f"the result was stored by another serializer (number {number}); this queue has {serializer.name}"
-        )
-    return serializer.loads(payload)
+    try:
+        number, payload = backend.sealer.open(RESULT, row.number, row.attempts.to_bytes(4, "little"), row.sealed or b"")
+        if number != serializer.number:
+            raise DeserializationError(
+                f"it was stored by another serializer (number {number}); this queue has {serializer.name}"
+            )
+        return serializer.loads(payload)
+    except SitqError as error:
+        kind = UntrustedPayload if isinstance(error, UntrustedPayload) else DeserializationError
+        raise kind(_told(row, backend, str(error))) from (error.__cause__ or error)
+    except Exception as error:  # a serializer of the user's raises what it likes
+        raise DeserializationError(_told(row, backend, reason(error))) from error
+
+
+def _told(row: ResultRow, backend: Backend, why: str) -> str:
+    return f"the result of task {backend.ids.text(row.number)} cannot be read: {why}"
 
 
 def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Result:

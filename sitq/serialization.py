@@ -109,7 +109,7 @@ class CloudpickleSerializer:
                 _Pickler(file, PROTOCOL).dump(value)
                 return file.getvalue()
         except Exception as error:  # __reduce__ and __getstate__ of users raise what they like
-            raise SerializationError(f"cannot be pickled: {_reason(error)}") from error
+            raise SerializationError(f"cannot be pickled: {reason(error)}") from error
 
     def loads(self, payload: bytes) -> Any:
         """Deserialize a value.
@@ -122,7 +122,7 @@ class CloudpickleSerializer:
         try:
             return pickle.loads(payload)
         except Exception as error:
-            raise DeserializationError(f"cannot be unpickled: {_reason(error)}") from error
+            raise DeserializationError(f"cannot be unpickled: {reason(error)}") from error
 
     dump_function = dumps
     load_function = loads
@@ -164,14 +164,14 @@ class JSONSerializer:
         try:
             return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise SerializationError(f"cannot be written as JSON: {_reason(error)}") from error
+            raise SerializationError(f"cannot be written as JSON: {reason(error)}") from error
 
     def loads(self, payload: bytes) -> Any:
         """Deserialize plain data."""
         try:
             return json.loads(payload)
         except (ValueError, RecursionError) as error:
-            raise DeserializationError(f"is not JSON: {_reason(error)}") from error
+            raise DeserializationError(f"is not JSON: {reason(error)}") from error
 
     def dump_function(self, function: Callable[..., Any]) -> bytes:
         """Return the import path of a function on the allow-list."""
@@ -195,7 +195,7 @@ class JSONSerializer:
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise DeserializationError(f"{path} cannot be imported: {_reason(error)}") from error
+            raise DeserializationError(f"{path} cannot be imported: {reason(error)}") from error
         if not callable(found):
             raise DeserializationError(f"{path} is not callable")
         if path not in self.allow and getattr(found, "__module__", None) != module:
@@ -221,7 +221,8 @@ def is_plain(value: Any, depth: int = 3) -> bool:
     return True
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Say what an error of somebody else's code says, whatever it does when it is asked."""
     try:
         return f"{type(error).__name__}: {error}"[:500]
     except Exception:

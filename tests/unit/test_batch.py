@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,15 @@ import pandas as pd
 import pytest
 
 import sitq
-from sitq.errors import CodeChanged, InvalidArgument, InvalidType, SerializationError, TaskNotFound
+from sitq.errors import (
+    CodeChanged,
+    DeserializationError,
+    InvalidArgument,
+    InvalidType,
+    SerializationError,
+    TaskNotFound,
+    UntrustedPayload,
+)
 from sitq.rows import Filter
 from tests.stage import LONG_S, Stage, fail, hold, hold_in_loop, quick
 
@@ -294,6 +303,48 @@ async def test_values_say_what_failed_tasks_do(queue: sitq.TaskQueue) -> None:
     results = await batch.results()
     assert [r.task_id for r in results] == list(batch)
     assert [r.is_success() for r in results] == [True, False, True, False]
+
+
+class Unreadable:
+    """Is stored, and cannot be read."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ("no such model here",)
+
+
+def refuse(why: str) -> Any:
+    raise ImportError(why)
+
+
+def unreadable_at_1(i: int) -> Any:
+    return Unreadable() if i == 1 else i
+
+
+async def test_a_value_that_cannot_be_read_names_its_task_and_the_cause(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(unreadable_at_1, range(3))
+    told = f"the result of task {batch[1]} cannot be read: cannot be unpickled: ImportError: no such model here"
+    with pytest.raises(DeserializationError, match=re.escape(told)) as caught:
+        await values(queue, batch)
+    assert isinstance(caught.value.__cause__, ImportError)
+    with pytest.raises(DeserializationError, match=re.escape(told)):
+        _ = (await batch.results())[1].value
+    assert await batch.values(errors="skip") == [0, 2]
+    assert await batch.values(errors="none") == [0, None, 2]
+
+
+async def test_a_value_of_another_key_or_serializer_names_its_task(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    async with sitq.TaskQueue(sitq.SQLiteBackend(path, key="k" * 16)) as queue:
+        batch = await queue.map(quick, [7], name="one")
+        assert await values(queue, batch) == [7]
+    async with sitq.TaskQueue(sitq.SQLiteBackend(path, key="l" * 16)) as queue:
+        with pytest.raises(UntrustedPayload, match=f"task {batch[0]} cannot be read: .*a key that is not here"):
+            await (await queue.batch("one")).values()
+        assert await (await queue.batch("one")).values(errors="none") == [None]
+    json_only = sitq.JSONSerializer(allow=["math"])
+    async with sitq.TaskQueue(sitq.SQLiteBackend(path, key="k" * 16), json_only) as queue:
+        with pytest.raises(DeserializationError, match=f"task {batch[0]} cannot be read: it was stored by another"):
+            await (await queue.batch("one")).values()
 
 
 async def test_values_of_cancelled_and_purged_tasks(queue: sitq.TaskQueue) -> None:
