@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sitq.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from sitq import plots as plots
     from sitq.backends.base import Backend as Backend
     from sitq.backends.sqlite import SQLiteBackend as SQLiteBackend
     from sitq.batch import Batch as Batch
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sitq.models import Result as Result
     from sitq.models import Status as Status
     from sitq.models import Task as Task
-    from sitq.notebook import plots as plots
     from sitq.opening import open as open
     from sitq.queue import TaskQueue as TaskQueue
     from sitq.reading import read as read
@@ -68,7 +68,7 @@ _HOME = {
     "loguniform": "distributions",
     "open": "opening",
     "open_sync": "sync",
-    "plots": "notebook.plots",
+    "plots": "plots",
     "read": "reading",
 }
 

@@ -142,6 +142,7 @@ class Batch:
             while True:
                 watch.reset(await self._counts())
                 if watch.left <= 0:
+                    await self.plot._catch_up()
                     return True
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
@@ -399,8 +400,8 @@ class Batch:
     # ---- looks ----
     @property
     def plot(self) -> Plots:
-        """Plots of the batch: ``await batch.plot.durations()``, ``timeline()``, ``heatmap(x, y, value)``."""
-        return Plots(self)
+        """Plots of the batch: ``await batch.plot.progress("accuracy", live=True)`` and the others of ``sitq.plots``."""
+        return Plots(self.queue, self)
 
     def __repr__(self) -> str:
         last = self._progress.last

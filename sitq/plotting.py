@@ -1,44 +1,206 @@
-"""Plots of a batch, by the short way: each reads the frame and hands it to ``sitq.plots``."""
+"""Plots by the short way: each reads the frame of a batch or a lane, and hands it to ``sitq.plots``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from sitq.awaiting import reader
+from sitq.errors import InvalidArgument, bad_type
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
+    from matplotlib.axes import Axes
 
-if TYPE_CHECKING:
     from sitq.batch import Batch
+    from sitq.models import Counts
+    from sitq.queue import TaskQueue
+    from sitq.sync import SyncTaskQueue
 
 
 class Plots:
-    """Plots of a batch; each reads its frame and draws with ``sitq.plots``."""
+    """Plots of a batch, or of the tasks of a queue's lane; each reads them and draws with ``sitq.plots``.
 
-    def __init__(self, batch: Batch):
+    All take ``ax``, the Axes to draw on, and return the Axes. ``live=True`` shows the plot in this cell and draws it
+    again, at most once a second, until nothing is left; the last picture stays in the notebook. It returns None, and
+    outside of a notebook it draws once.
+    """
+
+    def __init__(self, queue: TaskQueue, batch: Batch | None = None):
+        self._queue = queue
         self._batch = batch
 
     @reader("ax = await batch.plot.durations()")
-    async def durations(self, ax: Any = None, by: str | None = None) -> Any:
+    async def durations(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
         """Draw a histogram of run times; see :func:`sitq.plots.durations`."""
-        from sitq.notebook import plots
+        return await self._draw("durations", live, ax=ax, by=by)
 
-        return plots.durations(await self._frame(), ax=ax, by=by)
+    @reader("ax = await batch.plot.latency()")
+    async def latency(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
+        """Draw the share of tasks that ran, and that waited, at most so long; see :func:`sitq.plots.latency`."""
+        return await self._draw("latency", live, ax=ax, by=by)
 
     @reader("ax = await batch.plot.timeline()")
-    async def timeline(self, ax: Any = None) -> Any:
-        """Draw who ran when; see :func:`sitq.plots.timeline`."""
-        from sitq.notebook import plots
+    async def timeline(self, ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw what ran when; see :func:`sitq.plots.timeline`."""
+        return await self._draw("timeline", live, ax=ax)
 
-        return plots.timeline(await self._frame(), ax=ax)
+    @reader("ax = await batch.plot.throughput()")
+    async def throughput(self, ax: Axes | None = None, every: float | str | None = None, *, live: bool = False) -> Any:
+        """Draw completions and failures over time; see :func:`sitq.plots.throughput`."""
+        return await self._draw("throughput", live, ax=ax, every=every)
 
     @reader("ax = await batch.plot.heatmap(x, y, value)")
-    async def heatmap(self, x: str, y: str, value: str, ax: Any = None, agg: str = "mean") -> Any:
+    async def heatmap(
+        self,
+        x: str,
+        y: str,
+        value: str,
+        ax: Axes | None = None,
+        agg: str | Callable[[pd.Series[Any]], float] = "mean",
+        *,
+        live: bool = False,
+    ) -> Any:
         """Draw a value over two parameters; see :func:`sitq.plots.heatmap`."""
-        from sitq.notebook import plots
+        return await self._draw("heatmap", live, x=x, y=y, value=value, ax=ax, agg=agg)
 
-        return plots.heatmap(await self._frame(), x, y, value, ax=ax, agg=agg)
+    @reader("ax = await batch.plot.effect(value)")
+    async def effect(
+        self, value: str, params: str | Sequence[str] | None = None, ax: Any = None, *, live: bool = False
+    ) -> Any:
+        """Draw a value against each parameter; see :func:`sitq.plots.effect`."""
+        return await self._draw("effect", live, value=value, params=params, ax=ax)
 
-    async def _frame(self) -> Any:
-        return await self._batch.queue.to_frame(self._batch)
+    @reader("ax = await batch.plot.parallel(value)")
+    async def parallel(
+        self, value: str, params: str | Sequence[str] | None = None, ax: Axes | None = None, *, live: bool = False
+    ) -> Any:
+        """Draw tasks as lines through their parameters; see :func:`sitq.plots.parallel`."""
+        return await self._draw("parallel", live, value=value, params=params, ax=ax)
+
+    @reader("ax = await batch.plot.progress(value)")
+    async def progress(
+        self, value: str, mode: Literal["max", "min"] = "max", ax: Axes | None = None, *, live: bool = False
+    ) -> Any:
+        """Draw values in the order of finishing, and the best so far; see :func:`sitq.plots.progress`."""
+        return await self._draw("progress", live, value=value, mode=mode, ax=ax)
+
+    @reader("ax = await batch.plot.errors()")
+    async def errors(self, ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw failed tasks by the type of their error; see :func:`sitq.plots.errors`."""
+        return await self._draw("errors", live, ax=ax)
+
+    async def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
+        from sitq import plots
+
+        draw = getattr(plots, name)
+        if not self._is_live(live, ax):
+            return draw(await self._frame(), ax=ax, **settings)
+        from sitq.plots.canvas import picture
+        from sitq.plots.live import show
+
+        async def drawn() -> tuple[bytes | None, str]:
+            return picture(partial(draw, await self._frame(), **settings))
+
+        number = None if self._batch is None else self._batch.batch_number
+        return await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn)
+
+    @staticmethod
+    def _is_live(live: bool, ax: Any) -> bool:
+        """Whether a plot is to be drawn again and again.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Names ``live``, or ``ax`` given with it.
+        """
+        from sitq.notebook.frontend import in_kernel
+
+        if type(live) is not bool:
+            raise bad_type("live", live, "True or False")
+        if live and ax is not None:
+            raise InvalidArgument("ax: a plot that is drawn live has a figure of its own; leave ax or live out")
+        return live and in_kernel()
+
+    async def _catch_up(self) -> None:
+        """Bring the queue's live plots up to date."""
+        import sys
+
+        if "sitq.plots.live" in sys.modules:  # else there is none
+            from sitq.plots.live import catch_up
+
+            await catch_up(id(self._queue))
+
+    async def _counts(self) -> Counts:
+        return await (self._queue.counts() if self._batch is None else self._batch._counts())
+
+    async def _frame(self) -> pd.DataFrame:
+        frame: pd.DataFrame = await self._queue.to_frame(self._batch)
+        return frame
+
+
+class SyncPlots:
+    """:class:`Plots` that block; they are drawn in the calling thread, and live ones in that of the queue."""
+
+    def __init__(self, queue: SyncTaskQueue, plots: Plots):
+        self._queue = queue
+        self._plots = plots
+
+    def durations(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
+        """Draw a histogram of run times; see :func:`sitq.plots.durations`."""
+        return self._draw("durations", live, ax=ax, by=by)
+
+    def latency(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
+        """Draw the share of tasks that ran, and that waited, at most so long; see :func:`sitq.plots.latency`."""
+        return self._draw("latency", live, ax=ax, by=by)
+
+    def timeline(self, ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw what ran when; see :func:`sitq.plots.timeline`."""
+        return self._draw("timeline", live, ax=ax)
+
+    def throughput(self, ax: Axes | None = None, every: float | str | None = None, *, live: bool = False) -> Any:
+        """Draw completions and failures over time; see :func:`sitq.plots.throughput`."""
+        return self._draw("throughput", live, ax=ax, every=every)
+
+    def heatmap(
+        self,
+        x: str,
+        y: str,
+        value: str,
+        ax: Axes | None = None,
+        agg: str | Callable[[pd.Series[Any]], float] = "mean",
+        *,
+        live: bool = False,
+    ) -> Any:
+        """Draw a value over two parameters; see :func:`sitq.plots.heatmap`."""
+        return self._draw("heatmap", live, x=x, y=y, value=value, ax=ax, agg=agg)
+
+    def effect(
+        self, value: str, params: str | Sequence[str] | None = None, ax: Any = None, *, live: bool = False
+    ) -> Any:
+        """Draw a value against each parameter; see :func:`sitq.plots.effect`."""
+        return self._draw("effect", live, value=value, params=params, ax=ax)
+
+    def parallel(
+        self, value: str, params: str | Sequence[str] | None = None, ax: Axes | None = None, *, live: bool = False
+    ) -> Any:
+        """Draw tasks as lines through their parameters; see :func:`sitq.plots.parallel`."""
+        return self._draw("parallel", live, value=value, params=params, ax=ax)
+
+    def progress(
+        self, value: str, mode: Literal["max", "min"] = "max", ax: Axes | None = None, *, live: bool = False
+    ) -> Any:
+        """Draw values in the order of finishing, and the best so far; see :func:`sitq.plots.progress`."""
+        return self._draw("progress", live, value=value, mode=mode, ax=ax)
+
+    def errors(self, ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw failed tasks by the type of their error; see :func:`sitq.plots.errors`."""
+        return self._draw("errors", live, ax=ax)
+
+    def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
+        from sitq import plots
+
+        if self._plots._is_live(live, ax):
+            return self._queue._call(self._plots._draw(name, live, ax=ax, **settings))
+        return getattr(plots, name)(self._queue._call(self._plots._frame()), ax=ax, **settings)

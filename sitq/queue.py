@@ -22,6 +22,7 @@ from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.options import TaskOptions, read_options
 from sitq.packing import Packer
 from sitq.params import params_of
+from sitq.plotting import Plots
 from sitq.results import to_result
 from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow, TaskRow
 from sitq.selection import ids_in, select
@@ -412,6 +413,11 @@ class TaskQueue(Steering):
         return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
 
     # ---- looks ----
+    @property
+    def plot(self) -> Plots:
+        """Plots of all tasks of the lane: ``await queue.plot.throughput()`` and the others of ``sitq.plots``."""
+        return Plots(self)
+
     def __repr__(self) -> str:
         words = [f"<TaskQueue {self.backend.where!r} {self._state()}"]
         if self.worker is not None:

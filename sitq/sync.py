@@ -16,6 +16,7 @@ from sitq.errors import bad_type
 from sitq.models import Counts, Result, Status, Task
 from sitq.opening import open as open_async
 from sitq.options import TaskOptions
+from sitq.plotting import SyncPlots
 from sitq.portal import Portal
 from sitq.queue import TaskQueue
 from sitq.serialization import Serializer
@@ -214,6 +215,11 @@ class SyncTaskQueue:
 
     def __reduce__(self) -> Any:
         return self._queue.__reduce__()
+
+    @property
+    def plot(self) -> SyncPlots:
+        """Plots of all tasks of the lane; see :attr:`TaskQueue.plot`."""
+        return SyncPlots(self, self._queue.plot)
 
     def __repr__(self) -> str:
         return repr(self._queue).replace("<TaskQueue", "<SyncTaskQueue", 1)

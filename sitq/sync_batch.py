@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sitq import checks
 from sitq.batch import Batch
 from sitq.models import Result
-from sitq.plotting import Plots
+from sitq.plotting import SyncPlots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,33 +147,8 @@ class SyncBatch:
 
     @property
     def plot(self) -> SyncPlots:
-        """Plots of the batch."""
+        """Plots of the batch; see :attr:`Batch.plot`."""
         return SyncPlots(self._queue, self.batch.plot)
 
     def __repr__(self) -> str:
         return repr(self.batch).replace("<Batch", "<SyncBatch", 1)
-
-
-class SyncPlots:
-    """Plots of a batch, drawn in the calling thread."""
-
-    def __init__(self, queue: SyncTaskQueue, plots: Plots):
-        self._queue = queue
-        self._plots = plots
-
-    def _draw(self, name: str, *args: Any, **settings: Any) -> Any:
-        from sitq.notebook import plots
-
-        return getattr(plots, name)(self._queue._call(self._plots._frame()), *args, **settings)
-
-    def durations(self, ax: Any = None, by: str | None = None) -> Any:
-        """Draw a histogram of run times."""
-        return self._draw("durations", ax=ax, by=by)
-
-    def timeline(self, ax: Any = None) -> Any:
-        """Draw who ran when."""
-        return self._draw("timeline", ax=ax)
-
-    def heatmap(self, x: str, y: str, value: str, ax: Any = None, agg: str = "mean") -> Any:
-        """Draw a value over two parameters."""
-        return self._draw("heatmap", x, y, value, ax=ax, agg=agg)

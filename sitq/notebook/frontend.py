@@ -45,11 +45,14 @@ def current_cell() -> object | None:
     return cell
 
 
-def publish(bundle: Mapping[str, Any], display_id: str, update: bool = False) -> None:
+def publish(
+    bundle: Mapping[str, Any], display_id: str, update: bool = False, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Show a bundle in the running cell, or show it in place of an earlier one."""
     shell = _shell()
     if shell is not None:
-        shell.display_pub.publish(data=dict(bundle), metadata={}, transient={"display_id": display_id}, update=update)
+        told, shown_at = dict(metadata or {}), {"display_id": display_id}
+        shell.display_pub.publish(data=dict(bundle), metadata=told, transient=shown_at, update=update)
 
 
 class Line:

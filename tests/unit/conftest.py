@@ -1,7 +1,8 @@
 """What the tests of queues and workers share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import matplotlib as mpl
 import pytest
 
 import sitq
@@ -22,3 +23,15 @@ async def queue() -> AsyncIterator[sitq.TaskQueue]:
     """A queue on a store of its own; a test starts the workers it needs."""
     async with sitq.TaskQueue(sitq.SQLiteBackend(":memory:", durability="normal")) as made:
         yield made
+
+
+@pytest.fixture
+def clean_pyplot() -> Iterator[None]:
+    """Draws into memory, and sees that no setting of matplotlib is changed."""
+    from matplotlib import pyplot
+
+    mpl.use("agg")
+    settings = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == settings
+    pyplot.close("all")

@@ -87,7 +87,7 @@ STANDS_ON = {
     "life": ("session", "slots"),
     "worker": ("life", "stores", "executors.local", "checks"),
     "watching": ("backends.base", "loops"),
-    "plotting": ("awaiting",),
+    "plotting": ("awaiting", "errors"),
     "walking": (),
     "walking.looking": (),
     "walking.plain": ("walking.looking",),
@@ -121,9 +121,28 @@ STANDS_ON = {
     "notebook.bars": ("notebook.buttons", "notebook.frontend", "notebook.html"),
     "notebook.frames": ("models",),
     "notebook.stats": ("notebook.frames",),
-    "notebook.axes": ("notebook.words",),
-    "notebook.gantt": ("notebook.pieces",),
-    "notebook.plots": ("notebook.axes", "notebook.frames", "notebook.gantt"),
+    # Draws frames, as the notebook's modules draw records.
+    "plots.axes": ("notebook.words",),
+    "plots.scales": ("plots.axes",),
+    "plots.canvas": ("notebook.frames", "notebook.words"),
+    "plots.gantt": ("plots.canvas", "notebook.pieces"),
+    "plots.times": ("plots.axes", "plots.canvas", "notebook.pieces"),
+    "plots.rates": ("plots.canvas", "notebook.pieces", "durations"),
+    "plots.cells": ("plots.axes", "plots.canvas"),
+    "plots.pareto": ("plots.canvas", "notebook.pieces"),
+    "plots.curves": ("plots.canvas", "plots.scales"),
+    "plots.effects": ("plots.canvas", "plots.scales"),
+    "plots.parallels": ("plots.effects",),
+    "plots": (
+        "plots.cells",
+        "plots.curves",
+        "plots.gantt",
+        "plots.parallels",
+        "plots.pareto",
+        "plots.rates",
+        "plots.times",
+    ),
+    "plots.live": ("models", "notebook.frontend"),
 }
 
 # These reach the notebook's modules, and only inside a function: pandas and its kin load when they are first needed.
@@ -223,7 +242,7 @@ def test_arrows_point_down_only(module: str) -> None:
     assert module in STANDS_ON, f"sitq/{module}: give the new module its place in STANDS_ON"
     allowed = all_below(module) | {module}
     for target, inside_function in imports(module):
-        lazy = inside_function and module in REACH_THE_NOTEBOOK_LAZILY and target.split(".")[0] == "notebook"
+        lazy = inside_function and module in REACH_THE_NOTEBOOK_LAZILY and target.split(".")[0] in ("notebook", "plots")
         assert lazy or target in allowed, f"{module} imports {target or 'the face'}, which is not below it"
 
 

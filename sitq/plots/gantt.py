@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import offset_copy
 
 from sitq.notebook.pieces import COLOURS
-from sitq.notebook.words import amount, clock, one_line, span
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from sitq.notebook.words import amount, one_line
+from sitq.plots.canvas import checked, elapsed_axis, finish, in_seconds, legend_below, new_axes, nothing
 
 PIXELS = 1500  # blocks that are nearer than a pixel of so wide a picture become one
 DENSE = 300  # tasks; more are drawn without edges, hatches and crosses, which would hide each other
 ROWS = 40  # with a label each; more are labelled by worker alone
-STEPS_S = [m * 10.0**e for e in range(-6, 1) for m in (1, 2, 5)] + [10, 15, 30, 60, 120, 300, 600, 900, 1800]
-STEPS_S += [3600 * hours for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720)]
 BAR, WAIT_LINE = 0.62, 0.42  # height of a block and place of its wait, of a row
 
 
-def draw_timeline(started: pd.DataFrame, ax: Axes | None, new_axes: Callable[[float, float], Axes]) -> Axes:
-    """Draw tasks that have started."""
-    begin = _seconds(started["started_at"])
-    due = np.fmax(_seconds(started["enqueued_at"]), _seconds(started["run_at"]))
-    end = _seconds(started["finished_at"])
+def timeline(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what ran when: one row per worker and slot, waits as thin lines, failures hatched and marked.
+
+    Slots have no names in the database: a task is drawn in the first one of its worker that was free. Many tasks that
+    follow each other closely become one block.
+
+    Parameters
+    ----------
+    df : pandas.DataFrame
+        As ``to_frame()`` gives it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InvalidArgument
+        Nothing has started.
+    """
+    checked(df, ax, "started_at", "worker", "enqueued_at", "run_at", "finished_at", "status")
+    started = df[df["started_at"].notna() & df["worker"].notna()]
+    if started.empty:
+        raise nothing("timeline", "has started", df)
+    ax = _draw(started, ax)
+    finish(ax, grid="x")
+    return ax
+
+
+def _draw(started: pd.DataFrame, ax: Axes | None) -> Axes:
+    begin = in_seconds(started["started_at"])
+    due = np.fmax(in_seconds(started["enqueued_at"]), in_seconds(started["run_at"]))
+    end = in_seconds(started["finished_at"])
     end = np.where(np.isnan(end), np.nanmax(np.append(end, begin)), end)  # what runs ends where the picture ends
     end, due = np.maximum(end, begin), np.fmin(due, begin)
     origin = float(np.nanmin(due))
@@ -64,18 +89,6 @@ def draw_timeline(started: pd.DataFrame, ax: Axes | None, new_axes: Callable[[fl
     _label(ax, names, length, started["enqueued_at"].min(), len(begin))
     legend_below(ax, handles=handles, columns=6)
     return ax
-
-
-def legend_below(ax: Axes, *, columns: int, **given: Any) -> None:
-    """Put the legend under the axis, where it hides nothing."""
-    below = offset_copy(ax.transAxes, ax.figure, y=-34, units="points")  # type: ignore[arg-type]  # subfigures as well
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "bbox_transform": below}
-    ax.legend(frameon=False, fontsize="small", columnspacing=1.4, handletextpad=0.6, ncols=columns, **place, **given)
-
-
-def _seconds(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
-    moments = pd.DatetimeIndex(column).tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[us]")
-    return np.where(np.isnat(moments), np.nan, moments.astype(np.int64) / 1e6)
 
 
 def _rows(
@@ -156,9 +169,6 @@ def _label(ax: Axes, names: list[tuple[str, int]], length: float, begun: pd.Time
         if slot == 0 and row:
             ax.axhline(row - 0.5, color="#808080", linewidth=0.6, alpha=0.6)
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(-0.01 * length, 1.01 * length)
-    step = next((step for step in STEPS_S if length / step <= 9), length / 8)
-    ticks = np.arange(0, length * 1.001, step).tolist()
-    ax.set_xticks(ticks, ["0", *(span(tick) if length < 60 else clock(tick) for tick in ticks[1:])])
-    ax.set(xlabel=f"since {begun:%Y-%m-%d %H:%M:%S}", ylabel="worker · slot")
+    elapsed_axis(ax, length, begun)
+    ax.set_ylabel("worker · slot")
     ax.set_title(f"Timeline of {amount(tasks, 'task')}")

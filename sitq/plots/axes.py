@@ -60,24 +60,55 @@ class Axis:
             axis.set_tick_params(labelrotation=90)
 
 
-def short_numbers(values: np.ndarray[Any, Any]) -> list[str]:
-    """Write numbers as short as they stay different.
+def short_numbers(values: np.ndarray[Any, Any], digits: int = 3) -> list[str]:
+    """Write numbers as short as they stay different, with powers of ten for all of them or for none.
+
+    Parameters
+    ----------
+    digits : int
+        How many are enough, if the numbers stay different.
 
     Examples
     --------
-    >>> short_numbers(np.array([1e-5, 0.5, 1.0, 1e3, 2e4]))
-    ['1e-5', '0.5', '1', '1000', '2e4']
+    >>> short_numbers(np.array([0.001, 0.5, 1.0, 2e4]))
+    ['0.001', '0.5', '1', '20000']
+    >>> short_numbers(np.array([1e-5, 3.162e-3, 1e-2, 1.0]))
+    ['1e-5', '3.16e-3', '1e-2', '1e0']
     """
-    for digits in range(3, 16):
-        labels = [_short_number(value, digits) for value in values.tolist()]
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    plain = not len(sizes) or (sizes.min() >= 0.001 and sizes.max() < 100_000)
+    for enough in range(digits, 16):
+        labels = [(_plain_number if plain else _power)(value, enough) for value in values.tolist()]
         if len(set(labels)) == len(labels):
             break
     return labels
 
 
-def _short_number(value: float, digits: int) -> str:
-    if not np.isfinite(value) or value == 0 or 0.01 <= abs(value) < 10_000:
-        return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.{max(0, digits - 4)}f}"
+def logarithmic(numbers: np.ndarray[Any, Any]) -> bool:
+    """Whether distinct numbers lie evenly by factors rather than by steps.
+
+    Examples
+    --------
+    >>> logarithmic(np.array([1, 10, 100])), logarithmic(np.arange(1, 101))
+    (True, False)
+    """
+    if len(numbers) < 2 or numbers.min() <= 0 or numbers.max() / numbers.min() < 10:
+        return False
+    if len(numbers) == 2:  # their middle says nothing
+        return True
+    low, middle, high = numbers.min(), float(np.median(numbers)), numbers.max()
+    by_steps = (middle - low) / (high - low)
+    by_factors = np.log(middle / low) / np.log(high / low)
+    return bool(abs(by_factors - 0.5) < abs(by_steps - 0.5))
+
+
+def _plain_number(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.{max(0, digits - 4)}f}"
+
+
+def _power(value: float, digits: int) -> str:
+    if value == 0 or not np.isfinite(value):
+        return f"{value:g}"
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
 
@@ -96,10 +127,9 @@ def _texts(values: pd.Index[Any]) -> list[str]:
 
 def _steps(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str], str]:
     finite = values[np.isfinite(values)]
-    low, high = finite.min(), finite.max()
-    logarithmic = low > 0 and high / low > 100
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, STEPS + 1)
+    factors = logarithmic(np.unique(finite))
+    edges = (np.geomspace if factors else np.linspace)(finite.min(), finite.max(), STEPS + 1)
     codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, STEPS - 1)
     codes[~np.isfinite(values)] = -1
-    middles = np.sqrt(edges[:-1] * edges[1:]) if logarithmic else (edges[:-1] + edges[1:]) / 2
-    return codes, [_short_number(float(middle), 2) for middle in middles], ""
+    middles = np.sqrt(edges[:-1] * edges[1:]) if factors else (edges[:-1] + edges[1:]) / 2
+    return codes, short_numbers(middles, 2), ""
