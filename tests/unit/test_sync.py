@@ -187,7 +187,7 @@ def public(thing: object) -> set[str]:
 
 
 def test_the_blocking_queue_and_batch_have_the_attributes_of_the_awaited_ones(tmp_path: Path) -> None:
-    own_business = {"packer", "kind"}  # what enqueues, and what sessions say of a queue
+    own_business = {"packer", "kind", "shown"}  # what enqueues, what sessions say of a queue, what it draws
     with sitq.open_sync(tmp_path / "x.db", concurrency=2, lane="a") as queue:
         assert public(queue._queue) - own_business <= public(queue)
         assert (queue.lane, queue.backend.where) == ("a", str(tmp_path / "x.db"))
