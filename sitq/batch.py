@@ -250,7 +250,9 @@ class Batch:
 
     # ---- snapshots ----
     @reader("df = await batch.to_frame()")
-    async def to_frame(self, *, prefix: bool = True, asked: bool = True) -> pd.DataFrame:
+    async def to_frame(
+        self, *, prefix: bool = True, asked: bool = True, results: Literal["columns", "objects"] = "columns"
+    ) -> pd.DataFrame:
         """Return the tasks as a DataFrame in the order of the rows, as they are now; see :meth:`TaskQueue.to_frame`.
 
         Parameters
@@ -260,14 +262,16 @@ class Batch:
         asked : bool
             False adds the tasks that earlier maps of this name asked for, and the last one did not; the column
             ``asked`` tells them apart.
+        results : {"columns", "objects"}
+            "objects" gives one column ``result`` with the values themselves.
         """
         if type(asked) is not bool:
             raise bad_type("asked", asked, "True or False")
-        rows = await self.queue._records(Filter(batch=self.batch_number, asked=asked))
-        if asked:
-            rows = [row for row in rows if row.asked]
-        rows.sort(key=lambda row: (row.position is None, row.position))  # those not asked for at the end
-        frame = self.queue._frame(rows, prefix)
+        frame = await self.queue._frame(Filter(batch=self.batch_number, asked=asked), prefix, results)
+        if asked and not frame["asked"].all():  # put aside while they ran
+            frame = frame[frame["asked"]]
+        if not frame["position"].is_monotonic_increasing:
+            frame = frame.sort_values("position", kind="stable")  # those not asked for at the end
         ended = int((frame["finished_at"].notna()).sum())
         if ended < len(frame):
             print(f"{ended:,} of {len(frame):,} finished")
@@ -284,7 +288,7 @@ class Batch:
             will run it last, your ``label`` for it, what ``changed`` in one line, the ``difference`` as text, and
             ``untracked``: what the function uses and no version follows.
         """
-        from sitq.notebook.frames import version_frame
+        from sitq.notebook.records import version_frame
 
         await self.queue._session_number()
         return version_frame(history(await self.queue.backend.versions(self.batch_number)))

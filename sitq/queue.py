@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 from sitq import checks
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
-from sitq.durations import seconds
 from sitq.errors import (
     BatchNotFound,
     TaskNotFound,
     bad_type,
 )
+from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.options import TaskOptions, read_options
@@ -24,8 +23,8 @@ from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.plotting import Plots
 from sitq.results import to_result
-from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow, TaskRow
-from sitq.selection import ids_in, select
+from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
+from sitq.selection import ids_in
 from sitq.serialization import CloudpickleSerializer, Serializer
 from sitq.steering import Steering
 from sitq.stores import as_backend, check_serializer
@@ -35,10 +34,8 @@ if TYPE_CHECKING:
 
     from sitq.batch import Batch
 
-PAGE = 20_000  # records in one read of a frame
 
-
-class TaskQueue(Steering):
+class TaskQueue(Steering, Framing):
     """A durable queue of tasks.
 
     Parameters
@@ -300,7 +297,7 @@ class TaskQueue(Steering):
             batch = await self.batch(batch)
         return await self.backend.counts(batch=_batch_number(batch))
 
-    # ---- batches and frames ----
+    # ---- batches ----
     @reader("df = await queue.batches()")
     async def batches(self) -> pd.DataFrame:
         """Return the batches of this queue's lane, newest first.
@@ -310,7 +307,7 @@ class TaskQueue(Steering):
         DataFrame
             ``name, function, lane, created_at, total, completed, failed, cancelled, left``.
         """
-        from sitq.notebook.frames import batch_frame
+        from sitq.notebook.records import batch_frame
 
         await self._session_number()
         return batch_frame(await self.backend.batches(self.lane))
@@ -349,68 +346,6 @@ class TaskQueue(Steering):
         renamed: Batch = await self.batch(batch) if isinstance(batch, str) else batch
         _batch_number(renamed)
         await renamed.rename(name)
-
-    @reader("df = await queue.to_frame()")
-    async def to_frame(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
-        """Return tasks as a DataFrame, one row each, without reading any payload.
-
-        Parameters
-        ----------
-        selection : optional
-            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
-        prefix : bool
-            False names ``param.C`` just ``C`` where that is unambiguous.
-
-        Returns
-        -------
-        DataFrame
-            Index ``task_id``; columns ``param.*``, ``result.*``, ``status``, ``duration_s``, ``wait_s``, ``attempts``,
-            ``worker``, ``error_type``, ``error`` and the others. Times are time-zone aware in local time.
-        """
-        await self._session_number()
-        tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
-        return self._frame(await self._records(tasks), prefix)
-
-    async def _records(self, tasks: Filter) -> list[TaskRow]:
-        """Read tasks in pages, giving the loop a turn between them."""
-        await self._session_number()
-        rows: list[TaskRow] = []
-        after = 0
-        while True:
-            page = await self.backend.tasks(tasks, after, PAGE)
-            rows += page
-            if len(page) < PAGE:
-                break
-            after = page[-1].number
-            await asyncio.sleep(0)
-        return rows
-
-    def _frame(self, rows: list[TaskRow], prefix: bool) -> pd.DataFrame:
-        from sitq.notebook.frames import task_frame
-
-        return task_frame(rows, self.backend.ids.texts([row.number for row in rows]), prefix=prefix)
-
-    @reader("df = await queue.stats()")
-    async def stats(self, by: str | None = None, window: float | str | None = None) -> pd.DataFrame:
-        """Return statistics of this queue's tasks.
-
-        Parameters
-        ----------
-        by : str, optional
-            A column such as "function", "batch" or "param.C": one row for each of its values.
-        window : float or str, optional
-            Only what finished in the last seconds, such as "5m".
-
-        Returns
-        -------
-        DataFrame
-            Counts by state, ``error_rate`` (a fraction), ``throughput`` (completions a second), and mean, median, p95,
-            p99, least and greatest of ``wait_s`` and ``duration_s``.
-        """
-        from sitq.notebook.stats import stats_frame
-
-        seconds_back = None if window is None else seconds("window", window, zero=False)
-        return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
 
     # ---- looks ----
     @property

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sitq import checks
-from sitq.backends import queries, schema
+from sitq.backends import columns, queries, schema
 from sitq.backends.connecting import checked_path, on_network, patiently
 from sitq.backends.translating import translated
 from sitq.errors import BackendCorrupt, BackendError, BatchNotFound, NotASitqDatabase, SitqError, bad_type
 from sitq.ids import PublicIds
-from sitq.rows import TaskRow
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PAGE = 20_000  # records in one read
+
+Records = dict[str, list[Any]]  # by column
 
 
 def read(path: str | os.PathLike[str] = "sitq.db", batch: str | None = None, *, prefix: bool = True) -> pd.DataFrame:
@@ -53,7 +57,7 @@ def read(path: str | os.PathLike[str] = "sitq.db", batch: str | None = None, *, 
     >>> list(read("powers.db", "powers")["result"])
     [32, 9]
     """
-    from sitq.notebook.frames import task_frame
+    from sitq.notebook.frames import FIELDS, task_frame
 
     where = checked_path(path)
     if batch is not None:
@@ -65,16 +69,19 @@ def read(path: str | os.PathLike[str] = "sitq.db", batch: str | None = None, *, 
     if not os.access(where, os.R_OK):
         raise BackendError(f"{where} may not be read by this user")
     try:
-        rows, ids = _read_still(where, batch) or _read_shared(where, batch)
+        given, ids = _read_still(where, batch, FIELDS) or _read_shared(where, batch, FIELDS)
     except sqlite3.Error as error:
         told = translated(error, str(where))
         if type(told) is BackendError and str(error).startswith("no such "):  # the file is ours, and not whole
             told = BackendCorrupt(f"{where} is damaged ({error}); the file was left as it is. Restore a backup")
         raise told from error
-    return task_frame(rows, ids.texts([row.number for row in rows]), prefix=prefix)
+    frame = task_frame(given, ids.texts(given["number"]), prefix=prefix)
+    if batch is None or frame["position"].is_monotonic_increasing:
+        return frame
+    return frame.sort_values("position", kind="stable")
 
 
-def _read_still(where: Path, batch: str | None) -> tuple[list[TaskRow], PublicIds] | None:
+def _read_still(where: Path, batch: str | None, fields: Sequence[str]) -> tuple[Records, PublicIds] | None:
     """Read a file that nobody has open, leaving nothing beside it; None: somebody has, or opened it meanwhile.
 
     As a reader among others SQLite would make the files that they share, and could not delete them: in a folder of
@@ -86,7 +93,7 @@ def _read_still(where: Path, batch: str | None) -> tuple[list[TaskRow], PublicId
     found = None
     connection = _connect(where, "mode=ro&immutable=1")
     try:
-        found = _read(connection, where, batch)
+        found = _read(connection, where, batch, fields)
     except (sqlite3.Error, SitqError):
         if not wal.exists():
             raise
@@ -95,10 +102,10 @@ def _read_still(where: Path, batch: str | None) -> tuple[list[TaskRow], PublicId
     return None if wal.exists() else found
 
 
-def _read_shared(where: Path, batch: str | None) -> tuple[list[TaskRow], PublicIds]:
+def _read_shared(where: Path, batch: str | None, fields: Sequence[str]) -> tuple[Records, PublicIds]:
     connection = _connect(where, "mode=ro")
     try:
-        return patiently(lambda: _read(connection, where, batch))
+        return patiently(lambda: _read(connection, where, batch, fields))
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN and not os.access(where.parent, os.W_OK):
             raise BackendError(
@@ -114,7 +121,9 @@ def _connect(where: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{where.as_uri()}?{how}", uri=True, timeout=0, isolation_level=None)
 
 
-def _read(connection: sqlite3.Connection, where: Path, batch: str | None) -> tuple[list[TaskRow], PublicIds]:
+def _read(
+    connection: sqlite3.Connection, where: Path, batch: str | None, fields: Sequence[str]
+) -> tuple[Records, PublicIds]:
     connection.execute("BEGIN")  # one moment for all that is read
     try:
         if not schema.refuse_foreign(connection, str(where)):
@@ -122,7 +131,7 @@ def _read(connection: sqlite3.Connection, where: Path, batch: str | None) -> tup
         found = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()
         if found is None:
             raise BackendCorrupt(f"{where} is damaged (it has no id); the file was left as it is. Restore a backup")
-        condition, values, order = "1", [], "tasks.number"
+        condition, values = "1", []
         if batch is not None:
             known = dict(
                 connection.execute(
@@ -133,14 +142,23 @@ def _read(connection: sqlite3.Connection, where: Path, batch: str | None) -> tup
                 raise BatchNotFound(
                     f"no batch is named {batch!r}; there are {', '.join(map(repr, [*known][:5])) or 'none'}"
                 )
-            condition, values, order = (
-                "tasks.batch = ? AND tasks.position IS NOT NULL",
-                [known[batch]],
-                "tasks.position",
-            )
-        sql = queries.TASKS.format(condition=condition, order=order)
-        rows = connection.execute(sql, (0, *values, -1)).fetchall()
-        return list(map(TaskRow._make, rows)), PublicIds(found[0])
+            condition, values = "tasks.batch = ? AND tasks.batch <> 0 AND tasks.position IS NOT NULL", [known[batch]]
+        rows = queries.records(fields, condition, of_batch=batch is not None)
+        given: Records = {field: [] for field in fields}
+        while True:
+            page = _page(connection, fields, rows, [given["number"][-1] if given["number"] else 0, *values, PAGE])
+            for field, found_values in page.items():
+                given[field] += found_values
+            if len(page["number"]) < PAGE:
+                return given, PublicIds(found[0])
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _page(connection: sqlite3.Connection, fields: Sequence[str], rows: str, values: Sequence[Any]) -> Records:
+    (found,) = connection.execute(columns.statement(fields, rows), values).fetchall()
+    try:
+        return columns.decode(fields, found)
+    except ValueError:  # a damaged value; rows have no trouble with any
+        return columns.turned(fields, connection.execute(rows, values).fetchall())

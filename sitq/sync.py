@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sitq.backends.base import Backend
 from sitq.errors import bad_type
@@ -173,9 +173,11 @@ class SyncTaskQueue:
         """Return the batch of a name; runs nothing."""
         return SyncBatch(self, self._call(self._queue.batch(name)))
 
-    def to_frame(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
+    def to_frame(
+        self, selection: Any = None, *, prefix: bool = True, results: Literal["columns", "objects"] = "columns"
+    ) -> pd.DataFrame:
         """Return tasks as a DataFrame; see :meth:`TaskQueue.to_frame`."""
-        return self._call(self._queue.to_frame(selection, prefix=prefix))
+        return self._call(self._queue.to_frame(selection, prefix=prefix, results=results))
 
     def stats(self, by: str | None = None, window: float | str | None = None) -> pd.DataFrame:
         """Return statistics; see :meth:`TaskQueue.stats`."""

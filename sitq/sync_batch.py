@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
 from sitq.batch import Batch
@@ -97,9 +97,11 @@ class SyncBatch:
             while True:
                 yield self._queue._call(anext(results))
 
-    def to_frame(self, *, prefix: bool = True, asked: bool = True) -> pd.DataFrame:
+    def to_frame(
+        self, *, prefix: bool = True, asked: bool = True, results: Literal["columns", "objects"] = "columns"
+    ) -> pd.DataFrame:
         """Return the tasks as a DataFrame, as they are now; see :meth:`Batch.to_frame`."""
-        return self._queue._call(self.batch.to_frame(prefix=prefix, asked=asked))
+        return self._queue._call(self.batch.to_frame(prefix=prefix, asked=asked, results=results))
 
     def versions(self) -> pd.DataFrame:
         """Return the code of the batch over time; see :meth:`Batch.versions`."""

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sitq.ids import PublicIds
 from sitq.models import Counts, FailureGroup, Waits
@@ -326,6 +326,12 @@ class Backend(ABC):
     @abstractmethod
     async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
         """Return records in order of their numbers, behind a number: keyset paging."""
+
+    @abstractmethod
+    async def columns(
+        self, tasks: Filter, fields: Sequence[str], after: int = 0, limit: int | None = None
+    ) -> dict[str, list[Any]]:
+        """Return the same as ``tasks`` by column: a list for each of these fields of TaskRow."""
 
     @abstractmethod
     async def numbers(self, tasks: Filter) -> list[int]:

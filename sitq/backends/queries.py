@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
@@ -25,13 +27,41 @@ WITH RECURSIVE tainted (number) AS (
 """
 IS_STALE = f"tasks.state = 2 AND ({OTHER_CODE} OR tasks.number IN (SELECT number FROM tainted))"
 
+# Every field of a record and where it stands.
+FIELDS = {
+    "number": "tasks.number",
+    "state": "tasks.state",
+    "waits": "tasks.waits",
+    "cancelling": "tasks.cancelling",
+    "lane": "lanes.name",
+    "priority": "tasks.priority",
+    "batch": "batches.name",
+    "position": "tasks.position",
+    "function": "functions.name",
+    "name": "tasks.name",
+    "tags": "tasks.tags",
+    "key": "tasks.key",
+    "attempts": "tasks.attempt",
+    "losses": "tasks.losses",
+    "failures": "tasks.failures",
+    "enqueued_at": "tasks.enqueued_at",
+    "run_at": "tasks.run_at",
+    "started_at": "tasks.started_at",
+    "finished_at": "tasks.finished_at",
+    "duration_s": "tasks.duration_s",
+    "timeout_s": "tasks.timeout_s",
+    "worker": "sessions.name",
+    "error_type": "tasks.error_type",
+    "error": "tasks.error",
+    "params": "tasks.params",
+    "fields": "tasks.fields",
+    "stale": f"coalesce({IS_STALE}, 0)",
+    "asked": "tasks.batch = 0 OR tasks.position IS NOT NULL",
+}
+
 TASKS = f"""
 {TAINTED}
-SELECT tasks.number, tasks.state, tasks.waits, tasks.cancelling, lanes.name, tasks.priority, batches.name,
-    tasks.position, functions.name, tasks.name, tasks.tags, tasks.key, tasks.attempt, tasks.losses, tasks.failures,
-    tasks.enqueued_at, tasks.run_at, tasks.started_at, tasks.finished_at, tasks.duration_s, tasks.timeout_s,
-    sessions.name, tasks.error_type, tasks.error, tasks.params, tasks.fields,
-    coalesce({IS_STALE}, 0), tasks.batch = 0 OR tasks.position IS NOT NULL
+SELECT {{fields}}
 FROM tasks
     JOIN lanes ON lanes.number = tasks.lane
     JOIN functions ON functions.number = tasks.function
@@ -39,8 +69,21 @@ FROM tasks
     LEFT JOIN versions AS made ON made.number = tasks.version
     LEFT JOIN versions AS now ON now.number = batches.version
     LEFT JOIN sessions ON sessions.number = tasks.session
-WHERE tasks.number > ? AND {{condition}} ORDER BY {{order}} LIMIT ?
+WHERE tasks.number > ? AND {{condition}} ORDER BY tasks.number LIMIT ?
 """
+# The same of a batch, whose index knows the numbers: else a page would sort, and so read, the whole batch.
+TASKS_OF_BATCH = TASKS.replace(
+    "tasks.number > ? AND {condition} ORDER BY tasks.number LIMIT ?",
+    "tasks.number IN (SELECT number FROM tasks WHERE number > ? AND {condition} ORDER BY number LIMIT ?)"
+    " ORDER BY tasks.number",
+)
+
+
+def records(fields: Iterable[str], condition: str, *, of_batch: bool) -> str:
+    """Write the statement that reads these fields of tasks, behind a number and up to a limit."""
+    told = ", ".join(f"{FIELDS[field]} AS {field}" for field in fields)
+    return (TASKS_OF_BATCH if of_batch else TASKS).format(fields=told, condition=condition)
+
 
 RESULTS = """
 SELECT tasks.number, tasks.attempt, tasks.state,

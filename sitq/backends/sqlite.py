@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sitq.backends import batching, coding, enqueueing, group, guard, living, queries, steering, working
+from sitq.backends import batching, coding, columns, enqueueing, group, guard, living, queries, steering, working
 from sitq.backends.base import Backend, Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
@@ -416,9 +416,22 @@ class SQLiteBackend(Backend):
     async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
         """Return records in order of their numbers."""
         condition, values = group.where(tasks, "tasks.")
-        sql = queries.TASKS.format(condition=condition, order="tasks.number")
+        sql = queries.records(TaskRow._fields, condition, of_batch=tasks.batch is not None)
         rows = await self._open.read(sql, (after, *values, -1 if limit is None else limit))
         return list(map(TaskRow._make, rows))
+
+    async def columns(
+        self, tasks: Filter, fields: Sequence[str], after: int = 0, limit: int | None = None
+    ) -> dict[str, list[Any]]:
+        """Return fields of records by column."""
+        condition, values = group.where(tasks, "tasks.")
+        values = [after, *values, -1 if limit is None else limit]
+        rows = queries.records(fields, condition, of_batch=tasks.batch is not None)
+        (found,) = await self._open.read(columns.statement(fields, rows), values)
+        try:
+            return columns.decode(fields, found)
+        except ValueError:  # a damaged value; rows have no trouble with any
+            return columns.turned(fields, await self._open.read(rows, values))
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""

@@ -10,7 +10,8 @@ import pandas as pd
 
 from sitq.errors import bad_value
 from sitq.models import FINAL, STATES
-from sitq.notebook.frames import local_zone, resolve
+from sitq.notebook.frames import resolve
+from sitq.notebook.tables import local_zone
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 MEASURES = ("mean", *QUANTILES, "min", "max")

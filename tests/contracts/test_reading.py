@@ -1,13 +1,14 @@
 """Reading: records, results, states; what is acked is visible at once."""
 
 import asyncio
+import json
 
 import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import UntrustedPayload
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
-from sitq.rows import Filter
+from sitq.rows import Filter, TaskRow
 from sitq.sealing import ARGUMENTS, RESULT
 from tests.storage import (
     LOCAL,
@@ -65,6 +66,35 @@ async def test_records_come_in_pages_in_order(backend: Backend) -> None:
         pages.append([r.number for r in page])
         after = page[-1].number
     assert pages == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+TEXTS = ['"', "a,b", "], [", "{}", "null", "\x1e", "\x1f\n\t", "\\", "ünï😀", " "]
+
+
+async def test_records_by_column_are_the_records_turned(backend: Backend, worker: int) -> None:
+    for i, text in enumerate(TEXTS):
+        params = json.dumps({"text": text}) if i % 2 else None
+        await backend.enqueue(new_tasks(name=text, key=text, tags=json.dumps([text]), params=params, timeout_s=0.1 + i))
+    one, two, _ = await backend.claim(worker, 3, LOCAL)
+    third = failed(two)._replace(error_type="ValueError", error="".join(TEXTS), duration_s=0.1 + 0.2)
+    await backend.complete(worker, [completed(one)._replace(duration_s=1 / 3, fields='{"": 1}'), third])
+    batch, version = await begin(backend, new_batch("svc", lane="gpu"))
+    await backend.enqueue(new_tasks(3, lane="gpu", batch=batch, version=version))
+    every = [
+        Filter(),
+        Filter(lane="gpu"),
+        Filter(batch=batch),
+        Filter(batch=batch, asked=False),
+        Filter(numbers=[2, 1, 12]),
+        Filter(states=(COMPLETED, FAILED)),
+        Filter(lane="none"),
+    ]
+    for tasks in every:
+        for after, limit in ((0, None), (0, 2), (1, 1), (11, 5), (99, 5)):
+            rows = await backend.tasks(tasks, after, limit)
+            for fields in (TaskRow._fields, ("state", "error")):
+                told = await backend.columns(tasks, fields, after, limit)
+                assert told == {field: [getattr(row, field) for row in rows] for field in fields}
 
 
 async def test_a_write_is_visible_to_the_next_read(backend: Backend, worker: int) -> None:

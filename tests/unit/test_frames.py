@@ -1,20 +1,26 @@
 """A frame of tasks: the same columns whatever is in it, local times, parameters and results without unpickling."""
 
+import asyncio
+import contextlib
 import json
 import math
-import random
-import time
+import sqlite3
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sitq.errors import InvalidArgument
+import sitq
+from sitq import framing
+from sitq.errors import DeserializationError, InvalidArgument
 from sitq.models import STATES, Waits
-from sitq.notebook.frames import COLUMNS, MOST_COLUMNS, local_zone, resolve, task_frame
-from sitq.rows import TaskRow
+from sitq.notebook.frames import COLUMNS, MOST_COLUMNS, resolve, task_frame
+from sitq.notebook.tables import local_zone
+from sitq.rows import Filter, TaskRow
+from tests.stage import LONG_S
 
 T0 = 1_780_000_000_000_000  # a summer's day of 2026, in µs
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = range(5)
@@ -165,7 +171,7 @@ def test_results_keyed_by_sample_do_not_explode() -> None:
 
 
 def test_as_many_ids_as_rows() -> None:
-    with pytest.raises(InvalidArgument, match="1 rows and 2 ids"):
+    with pytest.raises(InvalidArgument, match="1 tasks and 2 ids"):
         task_frame([row()], ["a", "b"])
 
 
@@ -177,27 +183,91 @@ def test_a_column_is_found_without_its_prefix_and_an_unknown_one_is_named_with_i
         resolve(made, "gama", "by")
 
 
-def test_a_hundred_thousand_tasks_make_a_frame_within_a_second() -> None:
-    choose = random.Random(1)
-    rows = [
-        row(
-            n,
-            COMPLETED if n % 3 else FAILED,
-            position=n,
-            batch="svc",
-            started_at=T0,
-            finished_at=T0,
-            worker=f"w{n % 8}",
-        )
-        ._replace(params=json.dumps({"C": 0.1, "gamma": 1e-3, "seed": n % 5, "kernel": "rbf"}), tags='["a"]')
-        ._replace(fields=json.dumps({"accuracy": choose.random(), "std": 0.1}) if n % 3 else None)
-        for n in range(100_000)
-    ]
-    ids = [f"{n:08x}-abcde" for n in range(100_000)]
-    took = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        made = task_frame(rows, ids)
-        took.append(time.perf_counter() - begun)
-    assert len(made) == 100_000
-    assert min(took) <= 1.0
+# ---- of a queue ----
+async def test_results_as_objects_are_the_values_and_none_of_what_did_not_complete(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(point, range(3))
+    later = await queue.options(delay="1h").enqueue(point, 4)
+    async with sitq.Worker(queue.backend, concurrency=2):
+        await asyncio.wait_for(batch.wait(), LONG_S)
+    values = [{"x": 0, "near": [0, 1]}, None, {"x": 2, "near": [2, 3]}]
+    made = await batch.to_frame(results="objects")
+    assert made["result"].tolist() == values
+    assert [name for name in made.columns if name.startswith("result")] == ["result"]
+    assert list(made.columns[1:]) == ["result", *COLUMNS]
+    every = await queue.to_frame(results="objects")
+    assert every["result"].dtype == object
+    assert every["result"].to_dict() == {**dict(zip(batch, values, strict=True)), later: None}
+    assert [name for name in (await queue.to_frame()).columns if "result" in name] == ["result.x", "result.near"]
+
+
+def point(x: int) -> dict[str, Any]:
+    if x == 1:
+        raise ValueError(x)
+    return {"x": x, "near": [x, x + 1]}
+
+
+async def test_a_frame_decodes_nothing_unless_it_is_asked_to(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await queue.map(point, range(3))
+    async with sitq.Worker(queue.backend, concurrency=2):
+        await asyncio.wait_for(batch.wait(), LONG_S)
+
+    def refuse(payload: bytes) -> Any:
+        raise AssertionError("something was decoded")
+
+    monkeypatch.setattr(queue.serializer, "loads", refuse)
+    assert len(await batch.to_frame()) == 3
+    with pytest.raises(DeserializationError, match=f"the result of task {batch[0]} cannot be read"):
+        await batch.to_frame(results="objects")
+
+
+async def test_a_frame_comes_in_pages_and_is_whole(queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await queue.map(point, range(10))
+    lone = [await queue.enqueue(point, x) for x in range(5)]
+    whole = await queue.to_frame()
+    asked: list[int | None] = []
+    columns = queue.backend.columns
+
+    async def counted(tasks: Filter, fields: Any, after: int = 0, limit: int | None = None) -> Any:
+        asked.append(limit if tasks.numbers is None else len(tasks.numbers))
+        return await columns(tasks, fields, after, limit)
+
+    monkeypatch.setattr(framing, "PAGE", 4)
+    monkeypatch.setattr(queue.backend, "columns", counted)
+    pd.testing.assert_frame_equal(await queue.to_frame(), whole)
+    assert asked == [4, 4, 4, 4]
+    assert list((await batch.to_frame()).index) == list(batch)
+    assert list((await queue.to_frame(whole.iloc[::-1])).index) == list(whole.index)
+    assert max(limit or 0 for limit in asked) == 4
+    assert list((await queue.to_frame(lone)).index) == lone
+
+
+async def test_frames_of_nothing_are_empty_and_whole(queue: sitq.TaskQueue) -> None:
+    for made in (await queue.to_frame(), await queue.to_frame([]), await (await queue.map(point, [])).to_frame()):
+        assert made.dtypes.equals(frame().dtypes)
+        assert (len(made), made.index.name) == (0, "task_id")
+
+
+async def test_an_infinite_run_time_takes_the_slow_way_and_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    async with sitq.TaskQueue(path) as queue:
+        await queue.enqueue(point, 0)
+        await queue.enqueue(point, 2)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE tasks SET duration_s = 9e999, name = 'x' WHERE number = 1")
+        connection.commit()
+    told = sitq.read(path)
+    assert told["duration_s"].tolist()[0] == math.inf
+    assert told["name"].tolist()[0] == "x"
+    async with sitq.TaskQueue(path) as queue:
+        pd.testing.assert_frame_equal(await queue.to_frame(), told)
+
+
+@pytest.mark.parametrize(("bad", "told"), [({"results": "values"}, "results must be"), ({"prefix": 1}, "prefix must")])
+async def test_bad_arguments_of_a_frame_are_told(queue: sitq.TaskQueue, bad: dict[str, Any], told: str) -> None:
+    with pytest.raises(sitq.SitqError, match=told):
+        await queue.to_frame(**bad)
+    batch = await queue.map(point, [0])
+    with pytest.raises(sitq.SitqError, match=told):
+        await batch.to_frame(**bad)
