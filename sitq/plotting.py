@@ -104,7 +104,8 @@ class Plots:
             return picture(partial(draw, await self._frame(), **settings))
 
         number = None if self._batch is None else self._batch.batch_number
-        return await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn)
+        self._queue.shown.add(await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn))
+        return None
 
     @staticmethod
     def _is_live(live: bool, ax: Any) -> bool:

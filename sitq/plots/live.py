@@ -51,6 +51,7 @@ class Live:
         self._wake = asyncio.Event()
         self._asked: list[asyncio.Future[None]] = []  # by those who wait for the next picture
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     @property
     def ended(self) -> bool:
@@ -95,9 +96,14 @@ class Live:
             self._wake.set()
             await asyncio.wait([self._task, shown], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
 
+    async def finish(self) -> None:
+        """Draw a last time, before the queue is closed."""
+        self._closing = True
+        await self.catch_up()
+
     async def _run(self) -> None:
         failed, took = 0, 0.0
-        while failed < TRIES and not self.ended:
+        while failed < TRIES and not self.ended and not self._closing:
             try:
                 async with asyncio.timeout(max(PERIOD_S, REST * took)):
                     await self._wake.wait()
@@ -131,7 +137,7 @@ class Live:
         publish(bundle, display_id, update=update, metadata={"image/png": {"alt": words}} if png is not None else {})
 
 
-async def show(key: Key, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]]) -> None:
+async def show(key: Key, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]]) -> Live:
     """Show a plot in the running cell, and draw it again while tasks are left.
 
     The same plot in another cell, or in the same one run again, is a second display of the first.
@@ -144,6 +150,7 @@ async def show(key: Key, look: Callable[[], Awaitable[Counts]], draw: Callable[[
             _lives[key] = live
             live.begin(lambda: _lives.pop(key, None))
     live.show()
+    return live
 
 
 async def catch_up(source: Hashable) -> None:

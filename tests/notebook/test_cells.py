@@ -96,6 +96,32 @@ def test_a_shown_batch_that_nobody_awaits_keeps_its_last_html(headless: Callable
     assert is_final(shown[1])
 
 
+def test_a_live_plot_keeps_its_last_picture(headless: Callable[..., list[list[Any]]]) -> None:
+    _, shown, awaited, _ = headless(
+        OPEN,
+        "batch = await queue.map(work, range(8))\n"
+        "await batch.plot.timeline(live=True)\nawait queue.plot.errors(live=True)",
+        "_ = await batch",
+        "await queue.close()",
+    )
+    timeline, errors = shown[1:]
+    assert timeline["text/plain"].startswith("Timeline of 8 tasks; x: since ")
+    assert errors["text/plain"] == "1 failed of 8 tasks; x: tasks"
+    assert {"text/plain", "image/png"} == set(timeline) == set(errors)
+    assert len(awaited) == 3, "plots are drawn where they were asked for"
+
+
+def test_a_live_plot_of_a_blocking_batch_keeps_its_last_picture(headless: Callable[..., list[list[Any]]]) -> None:
+    _, shown, _ = headless(
+        "import sitq, time\nqueue = sitq.open_sync('kernel.db', concurrency=2)\n"
+        "def work(i):\n    time.sleep(0.1)\n    return i",
+        "batch = queue.map(work, range(8))\nbatch.plot.progress('result', live=True)",
+        "batch.wait()\nqueue.close()",
+    )
+    assert shown[1]["text/plain"].startswith("Greatest result 7, ")
+    assert "image/png" in shown[1]
+
+
 async def test_a_forgotten_await_shows_what_to_write(python: Path, tmp_path: Path) -> None:
     async with kernel(python, tmp_path) as one:
         await one.run(OPEN)

@@ -145,6 +145,20 @@ async def test_who_has_waited_is_shown_the_last_picture_at_once(
     assert screen.texts() == ["3 done"]
 
 
+async def test_a_queue_that_is_closed_leaves_the_last_picture_of_its_plots(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PERIOD_S", LONG_S)
+    queue = sitq.TaskQueue(":memory:")
+    async with queue:
+        batch = await queue.map(quick, range(4))
+        await queue.plot.durations(live=True)
+        await queue.cancel(batch[:3])
+    assert screen.texts() == ["durations: none of 4 tasks has finished, so there is nothing to draw"]
+    assert screen.messages == 2
+    await asyncio.sleep(0)
+
+
 async def test_the_same_plot_elsewhere_mirrors_the_first(screen: Screen) -> None:
     tasks = Tasks()
     await tasks.show()
