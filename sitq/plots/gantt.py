@@ -12,17 +12,29 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from sitq.errors import InvalidArgument, bad_type
 from sitq.notebook.pieces import COLOURS
 from sitq.notebook.words import amount, one_line
-from sitq.plots.canvas import checked, elapsed_axis, finish, in_seconds, legend_below, new_axes, nothing
+from sitq.plots.canvas import checked, elapsed_axis, finish, in_seconds, ink, legend_below, new_axes, nothing
 
 PIXELS = 1500  # blocks that are nearer than a pixel of so wide a picture become one
 DENSE = 300  # tasks; more are drawn without edges, hatches and crosses, which would hide each other
 ROWS = 40  # with a label each; more are labelled by worker alone
 BAR, WAIT_LINE = 0.62, 0.42  # height of a block and place of its wait, of a row
+TASKS = ("started_at", "worker", "enqueued_at", "run_at", "finished_at", "status", "attempts")  # columns that are read
+ATTEMPTS = ("task_id", "attempt", "started_at", "finished_at", "worker", "status")
+# How an attempt ended, or the state of its task: its colour, its hatch, and what the legend says.
+LOOKS = {
+    "completed": ("completed", None, "completed"),
+    "processing": ("processing", None, "processing"),
+    "pending": ("pending", None, "ran before, pending again"),
+    "lost": ("held", "xxxx", "lost or let go"),
+    "cancelled": ("cancelled", None, "cancelled"),
+    "failed": ("failed", "////", "failed"),
+}
 
 
-def timeline(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def timeline(df: pd.DataFrame, ax: Axes | None = None, attempts: pd.DataFrame | None = None) -> Axes:
     """Draw what ran when: one row per worker and slot, waits as thin lines, failures hatched and marked.
 
     Slots have no names in the database: a task is drawn in the first one of its worker that was free. Many tasks that
@@ -34,61 +46,130 @@ def timeline(df: pd.DataFrame, ax: Axes | None = None) -> Axes:
         As ``to_frame()`` gives it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    attempts : pandas.DataFrame, optional
+        Attempts of these tasks, as ``queue.attempts()`` gives them. By default a task shows its last attempt alone,
+        and waits from when it was enqueued.
 
     Returns
     -------
     matplotlib.axes.Axes
+        A number in a block says which attempt it was, from the second on.
 
     Raises
     ------
     InvalidArgument
         Nothing has started.
     """
-    checked(df, ax, "started_at", "worker", "enqueued_at", "run_at", "finished_at", "status")
-    started = df[df["started_at"].notna() & df["worker"].notna()]
-    if started.empty:
+    checked(df, ax, *TASKS)
+    if attempts is not None:
+        attempts = _named(attempts)
+    runs = _runs(df, attempts)
+    if runs.empty:
         raise nothing("timeline", "has started", df)
-    ax = _draw(started, ax)
-    finish(ax, grid="x")
-    return ax
-
-
-def _draw(started: pd.DataFrame, ax: Axes | None) -> Axes:
-    begin = in_seconds(started["started_at"])
-    due = np.fmax(in_seconds(started["enqueued_at"]), in_seconds(started["run_at"]))
-    end = in_seconds(started["finished_at"])
+    begin, end, due = (runs[name].to_numpy() for name in ("begin", "end", "due"))
     end = np.where(np.isnan(end), np.nanmax(np.append(end, begin)), end)  # what runs ends where the picture ends
     end, due = np.maximum(end, begin), np.fmin(due, begin)
     origin = float(np.nanmin(due))
     begin, end, due = begin - origin, end - origin, due - origin
     length = float(end.max()) or 1.0
-    rows, names = _rows(started["worker"], begin, end)
-    status = started["status"].astype(str).to_numpy()
-
+    rows, names = _rows(runs["worker"], begin, end)
     if ax is None:
         ax = new_axes(9, min(10.0, 1.6 + 0.3 * max(4, len(names))))
     dense = len(begin) > DENSE
     gap = length / PIXELS if dense else 0.0
-    ink = ax.xaxis.label.get_color()
     handles: list[Any] = []
     waits = _merged(rows, due, begin, gap)
     waits = waits[waits[:, 2] > waits[:, 1]]
     if len(waits):
+        look: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.5}
         at = waits[:, 0] + WAIT_LINE
-        ax.add_collection(LineCollection(list(_corners(waits[:, 1:], at)), colors=[ink], linewidths=0.8, alpha=0.5))
-        handles.append(Line2D([], [], color=ink, linewidth=0.8, alpha=0.5, label="waiting"))
-    for state in ("completed", "processing", "pending", "cancelled", "failed"):
+        ax.add_collection(LineCollection(list(_corners(waits[:, 1:], at)), colors=[ink(ax)], **look))
+        handles.append(Line2D([], [], color=ink(ax), label="waiting", **look))
+    status = runs["status"].to_numpy()
+    for state in LOOKS:
         chosen = status == state
         if chosen.any():
             blocks = _merged(rows[chosen], begin[chosen], end[chosen], gap)
             handles.append(_draw_blocks(ax, blocks, state, int(chosen.sum()), length, dense))
-    failed = status == "failed"
-    if failed.any() and not dense:
-        ax.plot(end[failed], rows[failed], "x", color=ink, markersize=5, markeredgewidth=1.2, zorder=4)
-        handles.append(Line2D([], [], color=ink, marker="x", linestyle=" ", markersize=5, label="failed here"))
-    _label(ax, names, length, started["enqueued_at"].min(), len(begin))
+    if not dense:
+        handles += _draw_marks(ax, runs, rows, begin, end)
+    _label(ax, names, length, df["enqueued_at"].min(), int(df["started_at"].notna().sum()))
+    finish(ax, grid="x")
     legend_below(ax, handles=handles, columns=6)
     return ax
+
+
+def _named(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Give attempts their task ids as a column.
+
+    Raises
+    ------
+    InvalidType, InvalidArgument
+        This is no frame of attempts.
+    """
+    if not isinstance(attempts, pd.DataFrame):
+        raise bad_type("attempts", attempts, "a DataFrame, as queue.attempts() gives it")
+    frame = attempts.reset_index() if "task_id" in attempts.index.names else attempts
+    missing = [column for column in ATTEMPTS if column not in frame.columns]
+    if missing:
+        raise InvalidArgument(f"attempts has no column {missing[0]!r}: it is no frame of attempts")
+    return frame
+
+
+def _runs(df: pd.DataFrame, attempts: pd.DataFrame | None) -> pd.DataFrame:
+    """List what ran: task, attempt, worker, status, and when it was due, began and ended, in seconds."""
+    due = np.fmax(in_seconds(df["enqueued_at"]), in_seconds(df["run_at"]))
+    runs = pd.DataFrame(
+        {
+            "task": df.index,
+            "attempt": df["attempts"].to_numpy(),
+            "worker": df["worker"].to_numpy(),
+            "status": df["status"].astype(str).to_numpy(),
+            "begin": in_seconds(df["started_at"]),
+            "end": in_seconds(df["finished_at"]),
+            "due": due,
+        }
+    )
+    if attempts is not None:
+        earlier = pd.DataFrame(
+            {
+                "task": attempts["task_id"].to_numpy(),
+                "attempt": attempts["attempt"].to_numpy(),
+                "worker": attempts["worker"].to_numpy(),
+                "status": attempts["status"].astype(str).to_numpy(),
+                "begin": in_seconds(attempts["started_at"]),
+                "end": in_seconds(attempts["finished_at"]),
+            }
+        )
+        earlier = earlier[earlier["task"].isin(runs["task"])]
+        enqueued = pd.Series(in_seconds(df["enqueued_at"]), index=df.index)
+        earlier["due"] = earlier["task"].map(enqueued).astype(float)
+        runs = pd.concat([runs, earlier]).drop_duplicates(["task", "attempt"]).sort_values(["task", "attempt"])
+        runs["due"] = np.fmax(runs["due"], runs.groupby("task")["end"].shift())
+        runs["status"] = runs["status"].where(runs["status"].isin(list(LOOKS)), "lost")
+    return runs[runs["begin"].notna() & runs["worker"].notna()].reset_index(drop=True)
+
+
+def _draw_marks(
+    ax: Axes, runs: pd.DataFrame, rows: np.ndarray[Any, Any], begin: np.ndarray[Any, Any], end: np.ndarray[Any, Any]
+) -> list[Any]:
+    """Mark failures by crosses and later attempts by their number, and return what the legend says of them."""
+    handles: list[Any] = []
+    look: dict[str, Any] = {"color": ink(ax), "linestyle": " ", "markersize": 5}
+    failed = (runs["status"] == "failed").to_numpy()
+    if failed.any():
+        ax.plot(end[failed], rows[failed], "x", markeredgewidth=1.2, zorder=4, **look)
+        handles.append(Line2D([], [], marker="x", label="failed here", **look))
+    again = np.flatnonzero((runs["attempt"] > 1).to_numpy())
+    for place in again.tolist():
+        middle = (begin[place] + end[place]) / 2
+        told = str(runs["attempt"].iloc[place])
+        box = {"facecolor": COLOURS[LOOKS[runs["status"].iloc[place]][0]], "edgecolor": "none", "pad": 0.5}
+        centred: dict[str, Any] = {"color": "black", "ha": "center", "va": "center", "fontsize": "x-small"}
+        ax.text(middle, rows[place], told, bbox=box, zorder=5, **centred)
+    if len(again):
+        handles.append(Line2D([], [], marker="$2$", label="which attempt", **look))
+    return handles
 
 
 def _rows(
@@ -148,13 +229,13 @@ def _draw_blocks(ax: Axes, blocks: np.ndarray[Any, Any], state: str, count: int,
     thin = length / (PIXELS / 2 if failed else PIXELS)
     spans = np.column_stack([blocks[:, 1], np.maximum(blocks[:, 2], blocks[:, 1] + thin)])
     top, bottom = (0.0, BAR / 2) if failed and dense else (-BAR / 2, BAR / 2)
-    look: dict[str, Any] = {"facecolor": COLOURS[state], "edgecolor": "none", "linewidth": 0.0}
+    colour, hatch, told = LOOKS[state]
+    look: dict[str, Any] = {"facecolor": COLOURS[colour], "edgecolor": "none", "linewidth": 0.0}
     if not dense:
-        look |= {"edgecolor": ax.get_facecolor(), "linewidth": 0.5, "hatch": "////" if failed else None}
+        look |= {"edgecolor": ax.get_facecolor(), "linewidth": 0.5, "hatch": hatch}
     boxes = _corners(spans, blocks[:, 0] + top, blocks[:, 0] + bottom)
     ax.add_collection(PolyCollection(list(boxes), zorder=3 if failed else 2, **look))
-    called = "ran before, pending again" if state == "pending" else state
-    return Patch(label=f"{called} ({count:,})" + (", lower half" if failed and dense else ""), **look)
+    return Patch(label=f"{told} ({count:,})" + (", lower half" if failed and dense else ""), **look)
 
 
 def _label(ax: Axes, names: list[tuple[str, int]], length: float, begun: pd.Timestamp, tasks: int) -> None:

@@ -4,11 +4,12 @@ import json
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
-from sitq.errors import InvalidArgument
+from sitq.errors import InvalidArgument, InvalidType
 from sitq.notebook.pieces import COLOURS
 from sitq.plots import durations, latency, throughput, timeline
 from tests.plotted import COMPLETED, PROCESSING, SECOND, T0, legend, tasks
@@ -102,6 +103,46 @@ def test_a_dense_timeline_joins_blocks_and_gives_failures_a_track() -> None:
     ax = timeline(tasks(20_000))
     assert sum(len(box.get_paths()) for box in boxes(ax)) < 10_000
     assert any("failed (2,000), lower half" in text for text in legend(ax))
+
+
+def attempts_of(*rows: tuple[str, int, int, int | None, str]) -> pd.DataFrame:
+    """Attempts by task, number, begin and end in seconds, and status."""
+    frame = pd.DataFrame(rows, columns=["task_id", "attempt", "started_at", "finished_at", "status"])
+    for name in ("started_at", "finished_at"):
+        frame[name] = pd.to_datetime(T0 / SECOND + frame[name], unit="s", utc=True)
+    return frame.assign(worker="w0")
+
+
+def test_earlier_attempts_are_blocks_of_their_own_and_the_later_ones_numbered() -> None:
+    moments = {"started_at": lambda n: T0 + 4 * SECOND, "finished_at": lambda n: T0 + 6 * SECOND}
+    second = tasks(2, attempts=lambda n: 2, **moments)
+    earlier = attempts_of(("0", 1, 1, 2, "failed"), ("1", 1, 1, 3, "lost"), ("0", 2, 4, 6, "completed"))
+    ax = timeline(second, attempts=earlier)
+    assert legend(ax) == [
+        "waiting",
+        "completed (2)",
+        "lost or let go (1)",
+        "failed (1)",
+        "failed here",
+        "which attempt",
+    ]
+    assert [text.get_text() for text in ax.texts] == ["2", "2"]
+    (waits,) = [artist for artist in ax.collections if isinstance(artist, LineCollection)]
+    spans = sorted([round(float(x)) for x in segment[:, 0]] for segment in waits.get_segments())
+    assert spans == [[0, 1], [0, 1], [2, 4], [3, 4]], "a later attempt waits from the end of the one before"
+    assert "which attempt" not in legend(timeline(tasks(8)))
+
+
+def test_attempts_of_other_tasks_are_not_drawn() -> None:
+    ax = timeline(tasks(4), attempts=attempts_of(("strange", 1, 1, 2, "failed")))
+    assert legend(ax) == legend(timeline(tasks(4)))
+
+
+def test_what_is_no_frame_of_attempts_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="attempts has no column 'attempt': it is no frame of attempts"):
+        timeline(tasks(4), attempts=tasks(4))
+    with pytest.raises(InvalidType, match="attempts must be a DataFrame"):
+        timeline(tasks(4), attempts=2)  # type: ignore[arg-type]
 
 
 # latency
