@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import NullFormatter
 
-from sitq.errors import InvalidArgument, bad_value
+from sitq.errors import InvalidArgument, bad_value, nearest, shown
 from sitq.notebook.frames import resolve
 from sitq.notebook.words import amount, one_line
 from sitq.plots.axes import logarithmic, short_numbers
@@ -19,6 +19,7 @@ from sitq.plots.canvas import (
     GROUP_MARKERS,
     GROUP_STYLES,
     POINTS,
+    NothingToDraw,
     accent,
     checked,
     count_axis,
@@ -124,9 +125,9 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     Parameters
     ----------
     df : pandas.DataFrame
-        One row for each task and step: the columns (or the index) ``task_id``, ``step``, and one for each metric. A
-        metric that was not logged at a step is NaN there. A step that was logged twice, by a second attempt, counts
-        as it was logged last.
+        What ``metrics()`` gives: the columns (or the index) ``task_id`` and ``step``, and either one for each metric,
+        NaN where it was not logged, or ``name`` and ``value``. With a column ``attempt``, a later attempt counts from
+        its first step on. A step that was logged twice counts as it was logged last.
     y : str
         The metric: ``"loss"``.
     x : str, default "step"
@@ -156,17 +157,23 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     if "task_id" not in df.columns and "task_id" in df.index.names:
         df = df.reset_index()
     checked(df, ax, "task_id")
+    if df.empty:
+        raise NothingToDraw("metrics: no task has logged anything, so there is nothing to draw")
+    if y not in df.columns and {"name", "value"} <= set(df.columns):
+        df = _of_metric(df, y)
     up, across = resolve(df, y, "y"), resolve(df, x, "x")
     frame = pd.DataFrame(
         {
             "task": df["task_id"].to_numpy(),
+            "attempt": df["attempt"].to_numpy() if "attempt" in df.columns else 1,
             "x": numbers(df, across, "x").to_numpy(),
             "y": numbers(df, up, "y").to_numpy(),
         }
     )
     frame = frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"]) & frame["task"].notna()]
     if frame.empty:
-        raise InvalidArgument(f"metrics: no task has logged a {short(up)}, so there is nothing to draw")
+        raise NothingToDraw(f"metrics: no task has logged a {short(up)}, so there is nothing to draw")
+    frame = _without_overtaken(frame)
     codes, names = pd.factorize(frame["task"])
     order = np.lexsort((frame["x"], codes))  # stable: what was logged last stands last
     codes, xs, ys = codes[order], frame["x"].to_numpy()[order], frame["y"].to_numpy()[order]
@@ -195,6 +202,29 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     finish(ax)
     legend_below(ax, columns=-(-len(names) // -(-len(names) // 4)) if len(names) <= TOLD else 3)
     return ax
+
+
+def _of_metric(df: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Choose the rows of a metric, and name the column of its values after it.
+
+    Raises
+    ------
+    InvalidArgument
+        No task has logged it; names the nearest one and the known ones.
+    """
+    chosen = df[df["name"] == name]
+    if chosen.empty:
+        known = sorted(df["name"].dropna().astype(str).unique())
+        listed = ", ".join(known[:30])
+        raise InvalidArgument(f"y: no metric {shown(name)}{nearest(str(name), known)} (known: {listed})")
+    return chosen.drop(columns="name").rename(columns={"value": name})
+
+
+def _without_overtaken(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out what earlier attempts logged from the step on at which a later one began."""
+    begun = frame.groupby(["task", "attempt"])["x"].min()[::-1]  # the last attempt of each task first
+    overtaken = begun.groupby(level="task").cummin().groupby(level="task").shift().rename("overtaken")
+    return frame[~(frame["x"] >= frame.join(overtaken, on=["task", "attempt"])["overtaken"])]
 
 
 def _draw_many(ax: Axes, xs: np.ndarray[Any, Any], ys: np.ndarray[Any, Any], starts: np.ndarray[Any, Any]) -> None:
