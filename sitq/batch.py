@@ -408,16 +408,24 @@ class Batch:
         return Plots(self.queue, self)
 
     def __repr__(self) -> str:
-        last = self._progress.last
-        if last is None:
-            return f"<Batch {self._title!r} of {len(self):,} tasks>"
-        counts = last.counts
-        failed = f", {counts.failed:,} failed" if counts.failed else ""
-        return f"<Batch {self._title!r}: {counts.finished:,} done{failed}, {counts.left:,} left of {counts.total:,}>"
+        from sitq.notebook.cards import batch_line
+
+        return batch_line(self._title, len(self), self._progress.last)
+
+    def _repr_html_(self) -> str:
+        from sitq.notebook.cards import batch_card
+
+        return batch_card(self._title, len(self), self._progress.last)
 
     def _ipython_display_(self) -> None:
         """Show the live bar as the last line of a cell; never waits, never reads."""
+        from sitq.notebook.frontend import mode
+        from sitq.notebook.showing import show_as_seen
+
         try:
-            self._shown_bar()
+            if mode() != "off":
+                self._shown_bar()
+                return
         except RuntimeError:  # no loop runs: in a terminal there is nothing to draw with
-            print(repr(self))
+            pass
+        show_as_seen(self)

@@ -33,6 +33,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 SHOWN = 80  # characters of a bad value that an error shows
@@ -176,13 +178,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 def shown(value: object) -> str:
-    """Show a bad value in an error: one line of at most 80 characters, and never an error of its own."""
+    """Show a value: one line of at most 80 characters, soon also for millions of items, and never an error itself."""
     try:
-        text = repr(value)
+        text = repr(_cut(value, iter(range(SHOWN))))
     except Exception:
         text = f"<{type(value).__name__}>"
     text = "".join(c if c.isprintable() else "�" for c in text[: SHOWN + 1])
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _cut(value: Any, room: Iterator[int]) -> Any:
+    """Return as much of a value as can be shown: the repr of a list of millions would take seconds."""
+    if type(value) in (str, bytes, bytearray):
+        return value[: SHOWN + 1]
+    if type(value) is dict:
+        return {_cut(key, room): _cut(item, room) for (key, item), _ in zip(value.items(), room, strict=False)}
+    if type(value) in (list, tuple, set, frozenset, deque):
+        return type(value)(_cut(item, room) for item, _ in zip(value, room, strict=False))
+    return value
 
 
 def bad_value(name: str, value: object, wanted: str) -> InvalidArgument:

@@ -134,8 +134,13 @@ class Counts:
         """The counts by name, total first."""
         return {"total": self.total, **{f.name: self[f.name] for f in fields(self)}}
 
+    def _repr_html_(self) -> str:
+        from sitq.notebook.cards import counts_card
 
-@dataclass(frozen=True, slots=True)
+        return counts_card(self)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Task:
     """A task without its payloads, as it was when it was read. Times are naive local time."""
 
@@ -222,6 +227,16 @@ class Task:
             cancelling=bool(row.cancelling),
         )
 
+    def __repr__(self) -> str:
+        from sitq.notebook.cards import task_line
+
+        return task_line(self)
+
+    def _repr_html_(self) -> str:
+        from sitq.notebook.cards import task_card
+
+        return task_card(self)
+
 
 def wait_s(row: TaskRow) -> float | None:
     """Seconds from the moment a task could run to the start of its last attempt; wall-clock, never below 0."""
@@ -231,7 +246,7 @@ def wait_s(row: TaskRow) -> float | None:
     return max(0.0, (row.started_at - due) / MICROSECONDS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """How a task ended. Always truthy; times are naive local time.
 
@@ -305,13 +320,9 @@ class Result:
         return True
 
     def __repr__(self) -> str:
-        took = "" if self.duration_s is None else f" in {self.duration_s:.3g} s"
-        why = (
-            f" {self.error_type}: {(self.error or '').splitlines()[0][:80] if self.error else ''}"
-            if self.error_type
-            else ""
-        )
-        return f"<Result {self.task_id} {self.status}{took}{why}>"
+        from sitq.notebook.cards import result_line
+
+        return result_line(self)
 
     def _repr_html_(self) -> str:
         from sitq.notebook.cards import result_card

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.durations import moment, seconds
-from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest
+from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest, shown
 from sitq.mapping import Settings, map_rows
 from sitq.retry import RetryPolicy
 from sitq.rows import Options
@@ -105,7 +105,7 @@ class TaskOptions:
     def __repr__(self) -> str:
         default = Options()
         changed = [
-            f"{name}={getattr(self._options, name)!r}"
+            f"{name}={shown(getattr(self._options, name))}"
             for name in Options.__slots__
             if getattr(self._options, name) != getattr(default, name)
         ]

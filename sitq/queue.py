@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from sitq import checks
@@ -19,6 +20,7 @@ from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.options import TaskOptions, read_options
+from sitq.overview import Overview, look
 from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.plotting import Plots
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sitq.batch import Batch
+    from sitq.notebook.showing import Card
 
 
 class TaskQueue(Steering, Framing):
@@ -69,7 +72,7 @@ class TaskQueue(Steering, Framing):
         self.lane = None if lane is None else checks.text("lane", lane)
         self.packer = Packer(self.serializer)
         self._default = Options(lane=self.lane or "default")
-        self._counts: Counts | None = None  # the last that were read, for reprs
+        self._overview: Overview | None = None  # when somebody last looked, for reprs
 
     # ---- enqueue ----
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
@@ -291,8 +294,9 @@ class TaskQueue(Steering, Framing):
         """
         await self._session_number()
         if batch is None:
-            self._counts = await self.backend.counts(self.lane)
-            return self._counts
+            counts = await self.backend.counts(self.lane)
+            self._overview = Overview(datetime.now(), counts)
+            return counts
         if isinstance(batch, str):
             batch = await self.batch(batch)
         return await self.backend.counts(batch=_batch_number(batch))
@@ -353,22 +357,34 @@ class TaskQueue(Steering, Framing):
         """Plots of all tasks of the lane: ``await queue.plot.throughput()`` and the others of ``sitq.plots``."""
         return Plots(self)
 
+    async def _look(self) -> None:
+        """Look at the lane, for the card."""
+        await self._session_number()
+        self._overview = await look(self.backend, self.lane)
+
+    @property
+    def _slots(self) -> int | None:
+        return None if self.worker is None else self.worker.concurrency
+
     def __repr__(self) -> str:
-        words = [f"<TaskQueue {self.backend.where!r} {self._state()}"]
-        if self.worker is not None:
-            words.append(f"{self.worker.concurrency} slots")
-        if self._counts is not None:
-            counts = self._counts
-            words.append(f"{counts.pending:,} pending, {counts.processing:,} processing, {counts.finished:,} finished")
-        return ", ".join(words) + ">"
+        from sitq.notebook.cards import queue_line
+
+        return queue_line(type(self).__name__, self.backend.where, self._state(), self._slots, self._overview)
 
     def _repr_html_(self) -> str:
         from sitq.notebook.cards import queue_card
 
-        slots = None if self.worker is None else self.worker.concurrency
-        return queue_card(
-            self.backend.where, lane=self.lane, counts=self._counts, concurrency=slots, state=self._state()
-        )
+        where, state = self.backend.where, self._state()
+        return queue_card(where, lane=self.lane, state=state, slots=self._slots, overview=self._overview)
+
+    def _ipython_display_(self) -> None:
+        """Show the card as the last line of a cell, and draw it anew once it was looked at; never waits."""
+        self._show(self)
+
+    def _show(self, card: Card) -> None:
+        from sitq.notebook.showing import show_and_look
+
+        show_and_look(card, self._loop, self._look)
 
     def __reduce__(self) -> Any:
         raise bad_type(

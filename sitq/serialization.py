@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
 
-from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type
+from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
 
 PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -94,6 +94,9 @@ class CloudpickleSerializer:
     name = "cloudpickle"
     number = 1
 
+    def __repr__(self) -> str:
+        return "CloudpickleSerializer()"
+
     def dumps(self, value: Any) -> bytes:
         """Serialize a value.
 
@@ -158,6 +161,9 @@ class JSONSerializer:
         self.allow = frozenset(allow)
         if not self.allow:
             raise InvalidArgument("allow must name at least one function or module, such as 'package.module'")
+
+    def __repr__(self) -> str:
+        return f"JSONSerializer(allow={shown(sorted(self.allow))})"
 
     def dumps(self, value: Any) -> bytes:
         """Serialize plain data; tuples become lists."""

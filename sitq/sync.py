@@ -229,6 +229,9 @@ class SyncTaskQueue:
     def _repr_html_(self) -> str:
         return self._queue._repr_html_()
 
+    def _ipython_display_(self) -> None:
+        self._queue._show(self)
+
 
 class SyncTaskOptions:
     """Enqueues with options; made by :meth:`SyncTaskQueue.options`."""

@@ -154,3 +154,12 @@ class SyncBatch:
 
     def __repr__(self) -> str:
         return repr(self.batch).replace("<Batch", "<SyncBatch", 1)
+
+    def _repr_html_(self) -> str:
+        return self.batch._repr_html_()
+
+    def _ipython_display_(self) -> None:
+        async def show() -> None:
+            self.batch._ipython_display_()
+
+        self._queue._call(show())

@@ -276,8 +276,9 @@ class Worker:
         )
 
     def __repr__(self) -> str:
-        slots = f"{self.in_flight} of {self.concurrency} slots in use"
-        return f"<Worker {self.name!r} {self._state()}, {slots}, {self.done} done>"
+        from sitq.notebook.cards import worker_line
+
+        return worker_line(self.name, self._state(), self.concurrency, self.in_flight, self.done)
 
     def _repr_html_(self) -> str:
         from sitq.notebook.cards import worker_card

@@ -1,4 +1,4 @@
-"""Cards of queues, workers and records: one small table each."""
+"""Queues, workers and records as one line of text, and as a card: one small table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sitq.errors import shown
+from sitq.notebook.html import bar_html
 from sitq.notebook.pieces import (
     BOX,
     COLOURS,
@@ -26,50 +27,84 @@ from sitq.notebook.pieces import (
     tag,
     warning_line,
 )
-from sitq.notebook.words import amount, masked, one_line, span
+from sitq.notebook.words import amount, ending, masked, one_line, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
-    from sitq.models import Counts, Result, Task
+    from sitq.models import Counts, Result, Snapshot, Task
+    from sitq.overview import Overview
+
+
+def queue_line(name: str, where: str, state: str, slots: int | None, overview: Overview | None) -> str:
+    """Tell a queue in one line; ``name`` is that of its class."""
+    words = [f"<{name} {ending(masked(where), MESSAGE)!r} {one_line(state)}"]
+    words += [amount(slots, "slot")] if slots is not None else []
+    if overview is not None:
+        told = in_words(split(overview.counts, overview.held))
+        words.append(f"{told} at {overview.at:%H:%M:%S}")
+    return f"{', '.join(words)}>"
 
 
 def queue_card(
-    url: str,
-    *,
-    lane: str | None = "default",
-    counts: Counts | None = None,
-    held: int = 0,
-    concurrency: int | None = None,
-    state: str = "open",
-    notes: Sequence[str] = (),
+    where: str, *, lane: str | None = "default", state: str = "open", slots: int | None, overview: Overview | None
 ) -> str:
     """Draw a queue.
 
     Parameters
     ----------
-    url : str
+    where : str
         Path or URL of its database; passwords are masked.
     lane : str or None
         None stands for all lanes.
-    counts : Counts, optional
-        As last seen; ``held`` of the pending ones are held.
-    concurrency : int, optional
-        Slots of its own worker, None without one.
     state : str
-        In words: open, closed, paused.
+        In words: connected, closed.
+    slots : int or None
+        Of its own worker, None without one.
+    overview : Overview or None
+        What it was when it was last looked at.
 
     Examples
     --------
-    >>> "s3cret" in queue_card("postgresql://ada:s3cret@db/lab")
+    >>> "s3cret" in queue_card("postgresql://ada:s3cret@db/lab", slots=None, overview=None)
     False
     """
+    name = ending(masked(where), NAME)
+    here = "none in this process" if slots is None else amount(slots, "slot")
     rows = [("lane", "all lanes" if lane is None else lane)]
-    rows += [("worker", "none in this process" if concurrency is None else amount(concurrency, "slot"))]
-    below = ""
-    if counts is not None:
-        states = split(counts, held)
-        rows.append(("tasks", f"{counts.total:,}: {in_words(states)}" if counts.total else "no tasks"))
-        below = stack(states, "tasks") if counts.total else ""
-    return _card("queue", masked(url), state, rows, below + "".join(map(warning_line, notes[:ROWS])))
+    if overview is None:
+        return _card("queue", name, state, [*rows, ("worker", here)])
+    if overview.workers is not None:
+        here += f"; {amount(overview.workers, 'worker')} in all with {amount(overview.slots, 'slot')}"
+    counts, states = overview.counts, split(overview.counts, overview.held)
+    told = f"{counts.total:,}: {in_words(states)}" if counts.total else "none"
+    rows += [("worker", here), ("tasks", told), ("seen", f"{overview.at:%H:%M:%S}")]
+    return _card("queue", name, state, rows, _drawn(states) + "".join(map(warning_line, overview.notes)))
+
+
+def counts_card(counts: Counts) -> str:
+    """Draw how many tasks are in which state."""
+    states = split(counts, 0)
+    return _card("counts", amount(counts.total, "task"), in_words(states), [], _drawn(states))
+
+
+def batch_line(name: str, total: int, last: Snapshot | None) -> str:
+    """Tell a batch in one line, as it was when it was last looked at."""
+    title = f"<Batch {one_line(name, NAME)!r}"
+    if last is None:
+        return f"{title} of {amount(total, 'task')}>"
+    counts = last.counts
+    failed = f", {counts.failed:,} failed" if counts.failed else ""
+    return f"{title}: {counts.finished:,} done{failed}, {counts.left:,} left of {counts.total:,}>"
+
+
+def batch_card(name: str, total: int, last: Snapshot | None) -> str:
+    """Draw a batch as it was when it was last looked at; its bar is what moves."""
+    return _card("batch", name, amount(total, "task"), []) if last is None else bar_html(last, final=True)
+
+
+def worker_line(name: str, state: str, concurrency: int, running: int, done: int) -> str:
+    """Tell a worker in one line."""
+    slots = f"{running:,} of {amount(concurrency, 'slot')} in use"
+    return f"<Worker {one_line(name, NAME)!r} {one_line(state)}, {slots}, {done:,} done>"
 
 
 def worker_card(
@@ -82,6 +117,13 @@ def worker_card(
         ("lanes", ", ".join(one_line(lane, 30) for lane in lanes[:ROWS])),
     ]
     return _card("worker", name, state, rows, more(len(lanes)))
+
+
+def result_line(result: Result) -> str:
+    """Tell a result in one line, without its value."""
+    took = "" if result.duration_s is None else f" in {span(result.duration_s)}"
+    why = f" {one_line(result.error_type, NAME)}: {one_line(result.error or '')}" if result.error_type else ""
+    return f"<Result {one_line(result.task_id)} {result.status}{took}{why}>"
 
 
 def result_card(result: Result) -> str:
@@ -101,9 +143,17 @@ def result_card(result: Result) -> str:
     return _card("result", f"{result.task_id} {result.name}", str(result.status), rows, below)
 
 
+def task_line(task: Task) -> str:
+    """Tell a task in one line, as it was when it was read."""
+    parts = [f"<Task {one_line(task.task_id)} {one_line(task.name or task.function, NAME)} {_state(task)}"]
+    parts += [f"{one_line(task.batch, NAME)!r}[{task.position}]"] if task.batch else []
+    parts += [amount(task.attempts, "attempt")]
+    parts += [f"{one_line(task.error_type, NAME)}: {one_line(task.error or '')}"] if task.error_type else []
+    return f"{', '.join(parts)}>"
+
+
 def task_card(task: Task) -> str:
     """Draw a task as it was when it was read."""
-    why = [word for word in ("scheduled", "held", "blocked", "retrying") if getattr(task, word)]
     rows = [
         ("function", task.function),
         ("batch", f"{task.batch} [{task.position}]" if task.batch else "none"),
@@ -114,8 +164,16 @@ def task_card(task: Task) -> str:
     ]
     rows += [("error", f"{task.error_type}: {task.error}")] if task.error_type else []
     rows += _params(task.params)
-    state = f"{task.status} ({', '.join(why)})" if why else str(task.status)
-    return _card("task", f"{task.task_id} {task.name or ''}", state, rows, more(len(task.params)))
+    return _card("task", f"{task.task_id} {task.name or ''}", _state(task), rows, more(len(task.params)))
+
+
+def _state(task: Task) -> str:
+    why = [word for word in ("scheduled", "held", "blocked", "retrying") if getattr(task, word)]
+    return f"{task.status} ({', '.join(why)})" if why else str(task.status)
+
+
+def _drawn(states: Mapping[str, int]) -> str:
+    return stack(states, "tasks") if any(states.values()) else ""
 
 
 def _card(kind: str, name: str, state: str, rows: Iterable[tuple[str, str]], below: str = "") -> str:

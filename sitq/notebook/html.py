@@ -121,11 +121,6 @@ def failures_html(groups: Sequence[FailureGroup], *, numbered: bool = True) -> s
     return tag("div", "".join(drawn) + more(len(groups)), BOX, kind=f"sitq-failures {NO_MATH}")
 
 
-def batch_card(snapshot: Snapshot) -> str:
-    """Draw a batch as it was when it was last looked at."""
-    return bar_html(snapshot, final=True)
-
-
 def _done(snapshot: Snapshot) -> int:
     """Tasks that ended since this map; the kept ones ended before."""
     return max(0, snapshot.counts.finished - snapshot.kept)

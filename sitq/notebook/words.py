@@ -50,6 +50,19 @@ def tail(text: str, most: int) -> str:
     return "… " + clean(text[-most:].partition("\n")[2] or text[-most:], most + 1)
 
 
+def ending(text: object, most: int) -> str:
+    """Make text harmless, one line and short by its beginning: the last parts of a path tell it from others.
+
+    Examples
+    --------
+    >>> ending("/home/ada/experiments/digits.db", 12)
+    '…s/digits.db'
+    """
+    told = str(text)
+    cut = told if len(told) <= most else told[-(most - 1) :]
+    return one_line(cut, most) if cut is told else "…" + one_line(cut, most - 1)
+
+
 def amount(number: int, noun: str = "") -> str:
     """Count in words.
 

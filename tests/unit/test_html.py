@@ -2,17 +2,32 @@
 
 import re
 import time
+from collections import deque
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from sitq.errors import shown
 from sitq.models import Counts, FailureGroup, Result, Snapshot, Status, Task
-from sitq.notebook.cards import queue_card, result_card, task_card, worker_card
-from sitq.notebook.html import bar_html, bar_text, batch_card, failures_html
+from sitq.notebook.cards import (
+    batch_card,
+    batch_line,
+    counts_card,
+    queue_card,
+    queue_line,
+    result_card,
+    result_line,
+    task_card,
+    task_line,
+    worker_card,
+    worker_line,
+)
+from sitq.notebook.html import bar_html, bar_text, failures_html
 from sitq.notebook.pieces import COLOURS
-from sitq.notebook.words import clean, masked, one_line, tail
+from sitq.notebook.words import clean, ending, masked, one_line, tail
+from sitq.overview import Overview
 
 EVIL = {
     "script": "<script>alert(1)</script>",
@@ -32,6 +47,11 @@ def snapshot(name: str = "svc", **changes: Any) -> Snapshot:
     usual: dict[str, Any] = {"counts": Counts(pending=42, processing=8, completed=52, failed=3), "kept": 0, "held": 0}
     usual |= {"elapsed_s": 4.5, "rate": 12.3, "eta_s": (5.0, 8.0), "running": 8, "slots": 8}
     return Snapshot(name, **usual | changes)
+
+
+def overview(**changes: Any) -> Overview:
+    usual: dict[str, Any] = {"at": datetime(2026, 1, 1, 12, 30, 5), "counts": Counts(pending=5, completed=2)}
+    return Overview(**usual | changes)
 
 
 def group(text: str = "bad", count: int = 3, **changes: Any) -> FailureGroup:
@@ -84,13 +104,37 @@ def drawings(text: str) -> dict[str, str]:
     return {
         "live": bar_html(whole, notes=[text]),
         "final": bar_html(whole, final=True),
-        "batch": batch_card(whole),
+        "batch": batch_card(text, 105, whole),
+        "batch nobody looked at": batch_card(text, 105, None),
         "failures": failures_html(whole.failures),
-        "queue": queue_card(text, lane=text, state=text, notes=[text]),
+        "queue": queue_card(text, lane=text, state=text, slots=1, overview=overview(paused=True)),
         "worker": worker_card(text, state=text, concurrency=1, running=1, done=1, lanes=[text]),
         "result": result_card(result(name=text, worker=text, params={text: text}, **failed)),
         "task": task_card(task(name=text, function=text, batch=text, worker=text, error=text, error_type=text)),
     }
+
+
+def lines(text: str) -> dict[str, str]:
+    """Every line of text, with the text in every place that others write."""
+    failed = {"status": Status.FAILED, "error": text, "error_type": text, "traceback": text}
+    return {
+        "queue": queue_line("TaskQueue", text, text, 8, overview()),
+        "worker": worker_line(text, text, 1, 1, 1),
+        "batch": batch_line(text, 105, snapshot(text)),
+        "batch nobody looked at": batch_line(text, 105, None),
+        "result": result_line(result(name=text, worker=text, params={text: text}, **failed)),
+        "task": task_line(task(name=text, batch=text, position=3, error=text, error_type=text)),
+        "task without a name": task_line(task(function=text)),
+    }
+
+
+@pytest.mark.parametrize("evil", EVIL)
+@pytest.mark.parametrize("what", lines(""))
+def test_a_line_is_one_line_short_and_harmless_whatever_others_wrote(what: str, evil: str) -> None:
+    line = lines(EVIL[evil])[what]
+    assert len(line) < 320
+    line.encode()
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u202a-\u202e\u2066-\u2069]", line)
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -157,7 +201,7 @@ def test_a_traceback_keeps_its_end() -> None:
 )
 def test_passwords_are_masked(url: str, shown: str) -> None:
     assert masked(url) == shown
-    assert "cret" not in queue_card(url)
+    assert "cret" not in queue_card(url, slots=None, overview=None) + queue_line("TaskQueue", url, "", None, None)
 
 
 # The bar
@@ -328,15 +372,65 @@ def test_a_failed_result_unfolds_its_traceback() -> None:
     assert "Traceback …" in Reader(html).text
 
 
-def test_a_queue_card_tells_lane_worker_and_tasks() -> None:
-    text = Reader(
-        queue_card("digits.db", counts=Counts(pending=5, completed=2), held=3, concurrency=8, state="paused")
-    ).text
-    assert "digits.db" in text
-    assert "paused" in text
-    assert "8 slots" in text
+def test_a_queue_card_tells_lane_worker_and_tasks_and_when_they_were_seen() -> None:
+    seen = overview(counts=Counts(pending=5, completed=2), held=3, workers=2, slots=12)
+    text = Reader(queue_card("digits.db", slots=8, state="connected", overview=seen)).text
+    for told in ("digits.db", "connected", "8 slots; 2 workers in all with 12 slots", "12:30:05"):
+        assert told in text
     assert "7: 2 completed, 2 pending, 3 held" in text
-    assert "none in this process" in Reader(queue_card("digits.db")).text
+    assert "3 held: await queue.resume() lets them go" in text
+    assert "none in this process" in Reader(queue_card("digits.db", slots=None, overview=None)).text
+
+
+def test_a_queue_card_says_what_keeps_tasks_from_running() -> None:
+    def warned(**changes: Any) -> list[str]:
+        return re.findall(r"⚠</b> <bdi>(\w+)", queue_card("x.db", slots=None, overview=overview(**changes)))
+
+    pending = Counts(pending=5)
+    assert warned(counts=pending, workers=0) == ["nothing"]
+    assert warned(counts=pending, workers=1) == warned(counts=pending, workers=None) == []
+    assert warned(counts=Counts(completed=5), workers=0) == []
+    assert warned(counts=pending, workers=1, paused=True, held=5) == ["paused"]
+
+
+def test_a_path_keeps_its_end() -> None:
+    path = f"/{'far/' * 100}digits.db"
+    assert "digits.db" in Reader(queue_card(path, slots=None, overview=None)).text
+    assert "digits.db' connected" in queue_line("TaskQueue", path, "connected", None, None)
+    assert (ending("abcdef", 4), ending("abcd", 4)) == ("…def", "abcd")
+
+
+def test_counts_are_told_in_words_beside_their_bar() -> None:
+    text = Reader(counts_card(Counts(pending=1, completed=3, failed=1))).text
+    assert "5 tasks" in text
+    assert "3 completed, 1 failed, 1 pending" in text
+    assert "no tasks" in Reader(counts_card(Counts())).text
+
+
+def test_of_a_value_of_many_items_only_those_are_asked_that_are_shown() -> None:
+    asked: list[int] = []
+
+    class Item:
+        def __repr__(self) -> str:
+            asked.append(1)
+            return "i"
+
+    many = [Item()] * 10_000
+    for value in (many, tuple(many), {0: many}, dict.fromkeys(range(10_000), many[0]), deque(many), [many] * 1000):
+        read = result()
+        read.__dict__["value"] = value
+        assert "i, " in Reader(result_card(read)).text or "i, 1: " in shown(value)
+        assert len(asked) <= 160, type(value)
+        asked.clear()
+    assert shown("x" * 10_000_000) == "'" + "x" * 78 + "…"
+
+
+def test_what_fits_is_shown_as_its_repr_and_a_ring_has_an_end() -> None:
+    ring: list[Any] = [1]
+    ring.append(ring)
+    for value in ((1,), set(), frozenset({2}), {"a": (1, [2])}, deque([1]), "it's", b"x", 2.5, None):
+        assert shown(value) == repr(value)
+    assert shown(ring).startswith("[1, [1, [1")
 
 
 def test_a_task_card_tells_why_it_waits() -> None:

@@ -1,0 +1,46 @@
+"""What a queue was when it was last looked at, which is what its card shows: a repr waits for and reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sitq.backends.base import Backend
+from sitq.models import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A queue's lane at one moment."""
+
+    at: datetime  # naive local time
+    counts: Counts
+    held: int = 0  # pending tasks that are paused or left by an earlier kernel
+    paused: bool = False  # the lane
+    workers: int | None = None  # that live, in any process; None: nobody looked
+    slots: int = 0  # of theirs
+
+    @property
+    def notes(self) -> list[str]:
+        """What keeps tasks from running, in words."""
+        found = []
+        if self.counts.left and self.workers == 0:
+            found.append("nothing runs: no worker; start one with sitq.open(…) or Worker(…)")
+        if self.paused:
+            found.append("paused: `await queue.resume()` lets it go on")
+        elif self.held:
+            found.append(f"{self.held:,} held: `await queue.resume()` lets them go")
+        return found
+
+
+async def look(backend: Backend, lane: str | None) -> Overview:
+    """Look at a lane; None stands for all of them."""
+    workers = [session for session in await backend.sessions() if session.kind == "worker"]
+    return Overview(
+        at=datetime.now(),
+        counts=await backend.counts(lane),
+        held=await backend.held(lane),
+        paused=lane is not None and await backend.paused(lane),
+        workers=len(workers),
+        slots=sum(worker.concurrency for worker in workers),
+    )
