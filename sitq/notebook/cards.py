@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # a record draws itself with this, so this knows records by t
 
 def queue_line(name: str, where: str, state: str, slots: int | None, overview: Overview | None) -> str:
     """Tell a queue in one line; ``name`` is that of its class."""
-    words = [f"<{name} {ending(masked(where), MESSAGE)!r} {one_line(state)}"]
+    words = [f"<{name} {ending(masked(where), MESSAGE)!r} {one_line(state, MESSAGE)}"]
     words += [amount(slots, "slot")] if slots is not None else []
     if overview is not None:
         told = in_words(split(overview.counts, overview.held))
@@ -104,7 +104,7 @@ def batch_card(name: str, total: int, last: Snapshot | None) -> str:
 def worker_line(name: str, state: str, concurrency: int, running: int, done: int) -> str:
     """Tell a worker in one line."""
     slots = f"{running:,} of {amount(concurrency, 'slot')} in use"
-    return f"<Worker {one_line(name, NAME)!r} {one_line(state)}, {slots}, {done:,} done>"
+    return f"<Worker {one_line(name, NAME)!r} {one_line(state, MESSAGE)}, {slots}, {done:,} done>"
 
 
 def worker_card(
