@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,12 +109,42 @@ class Batch:
                     "cancel": self.cancel,
                     "retry": self.retry,
                     "rerun": partial(self.rerun, stale=True),
+                    "retry_these": self._retry_these,
                 },
                 first=self._progress.last,
             )
         self._bar.show()
         self.queue.shown.add(self._bar)
         return self._bar
+
+    def show(self, track: Mapping[str, Literal["max", "min"]] | None = None) -> Batch:
+        """Show the live bar in this cell, and do not wait.
+
+        Parameters
+        ----------
+        track : mapping, optional
+            Recorded fields of the results whose best value so far the bar tells, and whether that is the greatest or
+            the least: ``{"accuracy": "max"}``. "" names results that are numbers themselves.
+
+        Returns
+        -------
+        Batch
+            Itself, so that ``await batch.show(track=…)`` waits as ``await batch`` does.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         batch = await queue.map(pow, [(2, 3), (2, 5)])
+        ...         return len(await batch.show(track={"": "max"}))
+        >>> asyncio.run(main())
+        batch 1: 2 new
+        2
+        """
+        if track is not None:
+            self._progress.track = checked_track(track)
+        self._shown_bar().touch()
+        return self
 
     async def wait(self, timeout: float | str | None = None) -> bool:
         """Wait until every task has ended, without a bar.
@@ -320,27 +349,18 @@ class Batch:
             raise bad_value("mode", mode, "'max' or 'min'")
         await self.queue._session_number()
         backend = self.queue.backend
-        rows = await backend.tasks(Filter(batch=self.batch_number, states=(COMPLETED,)))
-        if not rows:
-            raise InvalidArgument(f"nothing of {self._title} has finished yet, so nothing is best")
-        field = field.removeprefix("result.") if field != "result" else ""
-        best: int | None = None
-        value = 0.0
-        known: set[str] = set()
-        for row in rows:
-            fields = json.loads(row.fields) if row.fields else {}
-            known.update(fields)
-            found = fields.get(field)
-            if not isinstance(found, bool | int | float) or math.isnan(found):
-                continue
-            if best is None or (found > value if mode == "max" else found < value):
-                best, value = row.number, found
-        if best is None:
+        field = field_name(field)
+        found = await backend.best(self.batch_number, field, mode == "max")
+        if found is None:
+            rows = await backend.tasks(Filter(batch=self.batch_number, states=(COMPLETED,)))
+            if not rows:
+                raise InvalidArgument(f"nothing of {self._title} has finished yet, so nothing is best")
+            known = {name for row in rows if row.fields for name in json.loads(row.fields)}
             listed = ", ".join(repr(name) for name in sorted(known)) or "none; was record_result off?"
             raise InvalidArgument(
                 f"no finished result has a number {field!r}{nearest(field, known)}; recorded fields are {listed}"
             )
-        (result,) = await backend.results([best])
+        (result,) = await backend.results([found[0]])
         return self.queue._result(result)
 
     # ---- steering ----
@@ -351,6 +371,13 @@ class Batch:
     async def retry(self, func: Callable[..., Any] | None = None) -> int:
         """Run failed and cancelled tasks again, with another function if one is given; see :meth:`TaskQueue.retry`."""
         return await self.queue.retry(self, func)
+
+    async def _retry_these(self, error_type: str) -> int:
+        """Run again what failed with this type of error."""
+        kind = Filter(batch=self.batch_number, states=(FAILED,), error_type=error_type)
+        await self.queue._session_number()
+        backend = self.queue.backend
+        return await self.queue.retry(backend.ids.texts(await backend.numbers(kind)))
 
     async def rerun(self, *, stale: bool = False) -> int:
         """Run completed tasks again with the code of the last map; see :meth:`TaskQueue.rerun`.
@@ -429,3 +456,18 @@ class Batch:
         except RuntimeError:  # no loop runs: in a terminal there is nothing to draw with
             pass
         show_as_seen(self)
+
+
+def field_name(field: str) -> str:
+    """Return the name of a recorded field as it is stored: ``result.accuracy`` in a frame is ``accuracy``."""
+    return "" if field == "result" else field.removeprefix("result.")
+
+
+def checked_track(track: object) -> dict[str, str]:
+    """Return the fields whose best values are shown, or say what is wrong with them."""
+    if not isinstance(track, Mapping) or not all(isinstance(name, str) for name in track):
+        raise bad_type("track", track, "a dict such as {'accuracy': 'max'}")
+    for mode in track.values():
+        if mode not in ("max", "min"):
+            raise bad_value("track", mode, "'max' or 'min' for each field")
+    return {field_name(name): mode for name, mode in track.items()}

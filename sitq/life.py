@@ -116,6 +116,7 @@ class Life:
             "worker",
             self.name,
             self._slots_now(),
+            lanes=self.lanes,
             alive=self._beats,
             lost=partial(self._soon, self._lost),
             cancelled=partial(self._soon, self.slots.cancel),

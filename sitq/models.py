@@ -6,7 +6,7 @@ microseconds; ``Task`` is what users hold, with a public id and datetimes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import IntFlag, StrEnum
@@ -342,6 +342,27 @@ class FailureGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningTask:
+    """A task that runs, for bars."""
+
+    task_id: str
+    name: str
+    params: Mapping[str, Any]
+    for_s: float  # since it was claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best value of a field so far, for bars."""
+
+    name: str  # of the field; "" for results that are numbers themselves
+    mode: str  # max or min
+    value: float | None = None  # None: no result has such a number yet
+    task_id: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a bar draws: a batch at one moment."""
 
@@ -352,11 +373,14 @@ class Snapshot:
     elapsed_s: float  # since the first of them could run, without the time before this bar's kernel
     rate: float | None  # completions a second, None before the first
     eta_s: tuple[float, float] | None  # low and high, None before three completions
-    running: int  # slots in use by this batch
+    in_use: int  # slots of these that are taken, by whatever runs there
     slots: int  # slots of the live workers on its lane
     failures: tuple[FailureGroup, ...] = ()
     warnings: tuple[str, ...] = ()  # in words: "nothing runs: no worker"
     stale: int = 0  # results that other code made
+    longest: tuple[RunningTask, ...] = ()  # tasks that run, the longest first
+    means_s: tuple[float, float] | None = None  # for how long a task runs, and for how long it takes its slot
+    best: tuple[Best, ...] = ()
 
     @property
     def finished(self) -> bool:

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sitq.history import told_stale
-from sitq.models import Counts, FailureGroup, Snapshot
-from sitq.rows import Pace
+from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
+from sitq.rows import Pace, SessionRow
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
 
 FAILURE_GROUPS = 20
-CLOSE_S = 2.0  # between two looks at every task
+LONGEST = 5  # running tasks that are told
+LONG_S = 1.0  # … once they have run so long; a list of short ones would only flicker
+CLOSE_S = 2.0  # at least, between two looks at every task
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
+MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
+SHARE = 0.01  # of the time that looks at every task may take
+
+
+class Seldom:
+    """Lets something costly be done again once it has taken no more than a hundredth of the time.
+
+    Parameters
+    ----------
+    least_s : float
+        Seconds between two times at least.
+    """
+
+    def __init__(self, least_s: float):
+        self._least_s = least_s
+        self._next = -math.inf
+        self._began = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self._next
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.monotonic()
+        self._next = now + max(self._least_s, (now - self._began) / SHARE)
 
 
 class Progress:
@@ -26,20 +58,31 @@ class Progress:
     ----------
     last : Snapshot or None
         The newest one.
+    track : mapping of str to str
+        Fields of results whose best value is told, "max" or "min".
     """
 
     def __init__(self, batch: Batch):
         self._batch = batch
         self.last: Snapshot | None = None
+        self.track: Mapping[str, str] = {}
         self._since = time.monotonic()
+        self._began_us = 0  # the same moment by the wall clock
         self._since_us = batch._mapped_at  # of which starts the pace at the end is told
         self._finished_us = 0  # when it was last seen with no task left
         self._ran_before: int | None = None  # tasks that had completed or failed when the pace began here
+        self._held_s = 0.0  # for how long slots were taken by its tasks since then, all together
+        self._held_until: tuple[float, int] | None = None  # when that was last added to, and how many they were
         self._failures: tuple[int, tuple[FailureGroup, ...]] = (0, ())  # as of so many failed tasks
+        self._look_at_failures = Seldom(0.0)
         self._kept = batch._kept
         self._stale = 0  # results of other code
         self._told_stale = ""
-        self._close_at = -CLOSE_S  # when it was last looked at closely
+        self._means: tuple[float, float] | None = None  # seconds that a task runs, and that it takes its slot
+        self._best: dict[str, Best] = {}
+        self._tracked: Mapping[str, str] = {}  # as of the last close look
+        self._close_look = Seldom(CLOSE_S)
+        self._starved = False  # at the last look no slot was free for it
 
     async def look(self) -> Snapshot:
         """Return the batch at this moment."""
@@ -47,28 +90,24 @@ class Progress:
         await batch.queue._session_number()
         now_us = time.time_ns() // 1000
         counts = await backend.counts(batch=batch.batch_number)
-        ran = counts.completed + counts.failed  # what is cancelled ends, and says nothing about the pace
-        before = self.last
-        if before is not None and before.finished and counts.left:  # it goes on: a retry, a rerun
-            self._ran_before, self._since_us = None, self._finished_us
-        if self._ran_before is None or ran < self._ran_before:
-            self._ran_before, self._since = ran, time.monotonic()
-        if not counts.left:
-            if before is not None and before.finished and (await self._pace(self._finished_us)).ran:
-                self._since_us = self._finished_us  # it went on, and ended, between two looks
-            self._finished_us = now_us
+        await self._keep_time(counts, now_us)
+        assert self._ran_before is not None  # just set
         held = await backend.held(batch=batch.batch_number) if counts.pending else 0
-        if counts.failed != self._failures[0] or (counts.failed and not self._failures[1]):
-            groups = tuple(await backend.failures(batch.batch_number, FAILURE_GROUPS))
-            self._failures = (counts.failed, groups)
-        elapsed, ended = time.monotonic() - self._since, ran - self._ran_before
+        await self._look_at_what_failed(counts)
+        elapsed, ended = time.monotonic() - self._since, counts.completed + counts.failed - self._ran_before
         if not counts.left:
-            _, ended, elapsed = await self._pace(self._since_us)
+            whole = await self._pace(self._since_us)
+            ended, elapsed = whole.ran, whole.seconds
         rate = ended / elapsed if ended > 0 and elapsed > 0 else None
-        again = before is not None and counts.finished < before.counts.finished
-        if again or not counts.left or time.monotonic() - self._close_at >= CLOSE_S:
-            await self._look_closely()
-        workers = [s for s in await backend.sessions() if s.kind == "worker"] if counts.left else []
+        again = self.last is not None and counts.finished < self.last.counts.finished
+        if again or not counts.left or self.track != self._tracked or self._close_look.due():
+            with self._close_look:
+                await self._look_closely()
+        workers = await self._workers() if counts.left else []
+        running = await backend.in_use() if workers else {}
+        in_use = sum(running.get(worker.number, 0) for worker in workers)
+        slots = sum(worker.concurrency for worker in workers)
+        starved = bool(workers) and in_use >= slots and not counts.processing and counts.pending > held
         self.last = Snapshot(
             name=batch._title,
             counts=counts,
@@ -77,31 +116,104 @@ class Progress:
             elapsed_s=elapsed,
             rate=rate,
             eta_s=eta(counts.left - held, ended, rate),
-            running=counts.processing,
-            slots=sum(worker.concurrency for worker in workers),
+            in_use=min(in_use, slots),
+            slots=slots,
             failures=self._failures[1] if counts.failed else (),
-            warnings=await self._warnings(counts, held, bool(workers)),
+            warnings=await self._warnings(counts, held, bool(workers), starved and self._starved),
             stale=min(self._stale, counts.completed),
+            longest=await self._longest() if counts.processing else (),
+            means_s=self._means,
+            best=tuple(self._best[field] for field in self.track if field in self._best),
         )
+        self._starved = starved
         return self.last
+
+    async def _keep_time(self, counts: Counts, now_us: int) -> None:
+        """Find out what the pace is measured from, and how long slots were taken."""
+        now, before = time.monotonic(), self.last
+        ran = counts.completed + counts.failed  # what is cancelled ends, and says nothing about the pace
+        if before is not None and before.finished and counts.left:  # it goes on: a retry, a rerun
+            self._ran_before, self._since_us = None, self._finished_us
+        if self._ran_before is None or ran < self._ran_before:
+            self._ran_before, self._since, self._began_us = ran, now, now_us
+            self._held_s, self._held_until = 0.0, None
+        if self._held_until is not None:
+            last, running = self._held_until
+            self._held_s += (now - last) * (running + counts.processing) / 2
+        self._held_until = (now, counts.processing)
+        if not counts.left:
+            if before is not None and before.finished and (await self._pace(self._finished_us)).ran:
+                self._since_us = self._finished_us  # it went on, and ended, between two looks
+            self._finished_us = now_us
+
+    async def _look_at_what_failed(self, counts: Counts) -> None:
+        known, groups = self._failures
+        if counts.failed == known and (groups or not counts.failed):
+            return
+        if counts.left and groups and not self._look_at_failures.due():
+            return
+        with self._look_at_failures:
+            found = await self._batch.queue.backend.failures(self._batch.batch_number, FAILURE_GROUPS)
+        self._failures = (counts.failed, tuple(found))
+
+    async def _workers(self) -> list[SessionRow]:
+        """Return the workers that serve the batch's lane."""
+        sessions = await self._batch.queue.backend.sessions()
+        return [s for s in sessions if s.kind == "worker" and self._batch.lane in json.loads(s.lanes)]
+
+    async def _longest(self) -> tuple[RunningTask, ...]:
+        backend, now_us = self._batch.queue.backend, time.time_ns() // 1000
+        found = []
+        for row in await backend.running(self._batch.batch_number, LONGEST):
+            for_s = (now_us - row.started_at) / MICROSECONDS
+            if for_s >= LONG_S:
+                params = json.loads(row.params) if row.params else {}
+                found.append(RunningTask(backend.ids.text(row.number), row.name, params, for_s))
+        return tuple(found)
 
     async def _pace(self, since_us: int) -> Pace:
         return await self._batch.queue.backend.pace(self._batch.batch_number, since_us)
 
     async def _look_closely(self) -> None:
         """Look at every task for what no count tells; that takes 60 ms for 100,000 of them."""
-        self._close_at = time.monotonic()
         backend, number = self._batch.queue.backend, self._batch.batch_number
         if self._kept:  # what runs again is not kept
             self._kept = (await self._pace(self._batch._mapped_at)).kept
         stale = Counter(version for _, version in await backend.stale(number))
         self._stale = stale.total()
         self._told_stale = told_stale(await backend.versions(number), stale) if stale else ""
+        if self.last is None or not self.last.finished:
+            await self._look_at_means()
+        self._tracked = dict(self.track)
+        for field, mode in self._tracked.items():
+            self._best[field] = await self._find_best(field, mode)
 
-    async def _warnings(self, counts: Counts, held: int, has_workers: bool) -> tuple[str, ...]:
+    async def _look_at_means(self) -> None:
+        """Compare for how long slots were taken with how long functions ran in them."""
+        elapsed = time.monotonic() - self._since
+        if elapsed < MEANS_S or not self._held_s:
+            return
+        pace = await self._pace(self._began_us)
+        if pace.ran >= max(MEANS_OF, ROUNDS * self._held_s / elapsed):
+            self._means = (pace.busy_s / pace.ran, self._held_s / pace.ran)
+
+    async def _find_best(self, field: str, mode: str) -> Best:
+        backend = self._batch.queue.backend
+        found = await backend.best(self._batch.batch_number, field, mode == "max")
+        if found is None:
+            return Best(field, mode)
+        (row,) = await backend.results([found[0]])
+        params = json.loads(row.params) if row.params else {}
+        return Best(field, mode, found[1], backend.ids.text(row.number), params)
+
+    async def _warnings(self, counts: Counts, held: int, has_workers: bool, starved: bool) -> tuple[str, ...]:
         found = []
         if counts.left and not has_workers:
-            found.append("nothing runs: no worker; start one with sitq.open(…) or Worker(…)")
+            lane = self._batch.lane
+            which, how = ("", "") if lane == "default" else (f" serves lane {lane!r}", f", lanes=[{lane!r}]")
+            found.append(f"nothing runs: no worker{which}; start one with `sitq.open(…)` or `Worker(…{how})`")
+        if starved:
+            found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):
             found.append("the queue is paused: `await queue.resume()` lets it go on")
         if held:

@@ -283,6 +283,16 @@ class Pace(NamedTuple):
     kept: int  # tasks that had ended before
     ran: int  # tasks that started since, and ended by themselves
     seconds: float  # from the first start of these to the last end
+    busy_s: float  # run times of the attempts that started since and have ended, all together
+
+
+class RunningRow(NamedTuple):
+    """A task that runs."""
+
+    number: int
+    name: str  # given with ``options(name=…)``, else the function's
+    params: str | None  # JSON
+    started_at: int  # when it was claimed, µs in UTC
 
 
 class SessionRow(NamedTuple):
@@ -302,6 +312,7 @@ class SessionRow(NamedTuple):
     started_at: int  # µs in UTC
     made_with: str  # versions of Python, cloudpickle and sitq
     ended: str | None = None  # None while it lives; "closed" or "died"
+    lanes: str = "[]"  # that it serves, JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +329,8 @@ class Filter:
         False: with a batch's tasks that its last map did not ask for.
     states : tuple of int
         Stored numbers of states; empty means every state.
+    error_type : str, optional
+        Of their last error; "" for tasks that have none.
     """
 
     numbers: Sequence[int] | None = None
@@ -325,3 +338,4 @@ class Filter:
     batch: int | None = None
     states: tuple[int, ...] = ()
     asked: bool = True
+    error_type: str | None = None

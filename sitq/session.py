@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import os
 import platform
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,6 +68,7 @@ async def begin_session(
     name: str,
     concurrency: int = 0,
     *,
+    lanes: Sequence[str] = (),
     alive: Callable[[], bool],
     lost: Callable[[SitqError | None], None],
     cancelled: Callable[[list[int]], None],
@@ -89,6 +91,7 @@ async def begin_session(
         concurrency=concurrency,
         beat=0,
         started_at=time.time_ns() // 1000,
+        lanes=json.dumps(list(lanes)),
         made_with=f"python {platform.python_version()}, cloudpickle {cloudpickle.__version__}, sitq {__version__}",
     )
     row = row._replace(number=await backend.register(row))

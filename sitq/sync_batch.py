@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
@@ -64,6 +64,14 @@ class SyncBatch:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.batch)
+
+    def show(self, track: Mapping[str, Literal["max", "min"]] | None = None) -> SyncBatch:
+        """Show the live bar, and do not wait; see :meth:`Batch.show`."""
+        self._queue._call(self._show(track))
+        return self
+
+    async def _show(self, track: Mapping[str, Literal["max", "min"]] | None) -> None:
+        self.batch.show(track)
 
     def wait(self, timeout: float | str | None = None) -> bool:
         """Show the bar and wait until every task has ended, or the time is up; return whether they have.

@@ -38,6 +38,7 @@ from sitq.rows import (
     Point,
     Renewal,
     ResultRow,
+    RunningRow,
     SessionRow,
     StoredFunction,
     TaskRow,
@@ -358,6 +359,17 @@ class Backend(ABC):
         """Return how a batch has come on since a time (µs in UTC); it looks at all of its tasks."""
 
     @abstractmethod
+    async def running(self, batch: int, limit: int) -> list[RunningRow]:
+        """Return the tasks of a batch that run, those that were claimed first."""
+
+    @abstractmethod
+    async def best(self, batch: int, field: str, greatest: bool) -> tuple[int, float] | None:
+        """Return the completed task whose recorded field is the greatest (or the least) number, and that number.
+
+        It looks at all tasks of the batch. Of equal ones it is the first; texts, nan and absent fields do not count.
+        """
+
+    @abstractmethod
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""
 
@@ -368,6 +380,10 @@ class Backend(ABC):
     @abstractmethod
     async def sessions(self) -> list[SessionRow]:
         """Return the sessions that have not ended."""
+
+    @abstractmethod
+    async def in_use(self) -> dict[int, int]:
+        """Return how many tasks each session runs; those that run none are absent."""
 
     @abstractmethod
     async def paused(self, lane: str) -> bool:

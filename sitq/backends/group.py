@@ -309,4 +309,7 @@ def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
         values.append(tasks.lane)
     if tasks.states:
         conditions.append(f"{table}state IN ({', '.join(str(int(state)) for state in tasks.states)})")
+    if tasks.error_type is not None:
+        conditions.append(f"{table}error_type IS ?")
+        values.append(tasks.error_type or None)
     return " AND ".join(conditions), values

@@ -40,7 +40,8 @@ CREATE TABLE sessions (
     beat INTEGER NOT NULL DEFAULT 0,
     started_at INTEGER NOT NULL,
     made_with TEXT NOT NULL,
-    ended TEXT
+    ended TEXT,
+    lanes TEXT NOT NULL  -- JSON
 );
 CREATE INDEX sessions_living ON sessions (number) WHERE ended IS NULL;
 

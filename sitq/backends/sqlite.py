@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import weakref
@@ -47,6 +48,7 @@ from sitq.rows import (
     Point,
     Renewal,
     ResultRow,
+    RunningRow,
     SessionRow,
     StoredFunction,
     TaskRow,
@@ -477,6 +479,23 @@ class SQLiteBackend(Backend):
         """Return how a batch has come on since a time (µs in UTC)."""
         return Pace._make((await self._open.read(queries.PACE, (batch, since)))[0])
 
+    async def running(self, batch: int, limit: int) -> list[RunningRow]:
+        """Return the tasks of a batch that run, those that were claimed first."""
+        return list(map(RunningRow._make, await self._open.read(queries.RUNNING, (batch, limit))))
+
+    async def best(self, batch: int, field: str, greatest: bool) -> tuple[int, float] | None:
+        """Return the completed task whose recorded field is the greatest (or the least) number, and that number."""
+        found: list[tuple[int, float]] = []
+        plain = json.dumps(field, ensure_ascii=False) == f'"{field}"'  # else SQLite has no path to it
+        if plain:
+            sql = queries.BEST.format(direction="DESC" if greatest else "ASC")
+            found += await self._open.read(sql, (f'$."{field}"', batch))
+        for number, fields in await self._open.read(queries.ODD_FIELDS.format(plain=int(plain)), (batch,)):
+            value = json.loads(fields).get(field)
+            if isinstance(value, bool | int | float) and not math.isnan(value):
+                found.append((number, value))
+        return min(found, key=lambda pair: (-pair[1] if greatest else pair[1], pair[0]), default=None)
+
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""
         sql = queries.BATCHES.format(condition="? IS NULL OR lanes.name = ?")
@@ -490,6 +509,10 @@ class SQLiteBackend(Backend):
     async def sessions(self) -> list[SessionRow]:
         """Return the sessions that have not ended."""
         return list(map(SessionRow._make, await self._open.read(queries.SESSIONS, ())))
+
+    async def in_use(self) -> dict[int, int]:
+        """Return how many tasks each session runs."""
+        return dict(await self._open.read(queries.IN_USE, ()))
 
     async def paused(self, lane: str) -> bool:
         """Whether a lane is paused."""

@@ -24,6 +24,7 @@ from sitq.models import FailureGroup, Snapshot
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
 from sitq.notebook.html import bar_html, bar_text, failures_html
+from sitq.notebook.stalls import Stalls
 from sitq.notebook.words import amount, one_line
 
 __all__ = ["Bar", "current_cell", "in_kernel", "mode"]
@@ -53,8 +54,9 @@ class Bar:
     snapshot : callable
         Gives an awaitable of what to draw.
     actions : mapping of str to callable
-        What the buttons do, by ``pause``, ``resume``, ``cancel`` and ``retry``; one without an entry has no button.
-        An action gives an awaitable, often of the number of tasks it changed.
+        What the buttons do, by ``pause``, ``resume``, ``cancel``, ``retry``, ``rerun``, and ``retry_these`` with a type
+        of failures; one without an entry has no button. An action gives an awaitable, often of the number of tasks it
+        changed.
     first : Snapshot, optional
         Drawn until the first one is there.
     """
@@ -62,7 +64,7 @@ class Bar:
     def __init__(
         self,
         snapshot: Callable[[], Awaitable[Snapshot]],
-        actions: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
+        actions: Mapping[str, Callable[..., Awaitable[object]]] | None = None,
         *,
         first: Snapshot | None = None,
     ):
@@ -77,13 +79,14 @@ class Bar:
         self._running: set[asyncio.Task[None]] = set()  # actions
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
-        self._clicks: deque[str] = deque()  # appended to by whatever thread a front end calls back in
+        self._clicks: deque[tuple[str, ...]] = deque()  # appended to by whatever thread a front end calls back in
         self._note = ""  # what the last action did
         self._ended_at: datetime | None = None
         self._errors: dict[str, str] = {}  # by what they struck
         self._buttons: Buttons | None = None
         self._kinds: dict[tuple[str, str], FailureGroup] = {}  # what the failures' displays show
         self._line = Line()
+        self._stalls: Stalls | None = None
 
     @property
     def ended(self) -> bool:
@@ -133,6 +136,7 @@ class Bar:
 
     async def _run(self) -> None:
         failed = 0
+        self._stalls = Stalls(asyncio.get_running_loop())
         try:
             while True:
                 ending = self._ending.is_set()
@@ -162,6 +166,7 @@ class Bar:
             self._draw(final=True)
             raise
         finally:
+            self._stalls.stop()
             self._line.leave()
             if self._buttons is not None:
                 self._buttons.close()
@@ -172,27 +177,30 @@ class Bar:
         """Start what was clicked."""
         assert self._loop is not None
         while self._clicks:
-            name = self._clicks.popleft()
+            name, *arguments = self._clicks.popleft()
             if not name:  # a click that only asks
                 continue
-            task = self._loop.create_task(self._do(name), name=f"sitq bar: {name}", context=contextvars.Context())
+            task = self._loop.create_task(
+                self._do(name, arguments), name=f"sitq bar: {name}", context=contextvars.Context()
+            )
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _do(self, name: str) -> None:
+    async def _do(self, name: str, arguments: list[str]) -> None:
         try:
-            answer = await self._actions[name]()
+            answer = await self._actions[name](*arguments)
         except Exception as error:
-            self._errors["action"] = f"{name} failed: {_told(error)}"
+            self._errors["action"] = f"{name.replace('_', ' ')} failed: {_told(error)}"
         else:
             self._errors.pop("action", None)
-            self._note = f"{name}: {amount(answer, 'task')}" if type(answer) is int else name
+            said = " ".join([name.replace("_", " "), *arguments])
+            self._note = f"{said}: {amount(answer, 'task')}" if type(answer) is int else said
         self._changed.set()
 
-    def _clicked(self, name: str) -> None:
+    def _clicked(self, *action: str) -> None:
         """Write down a click. Called in any thread, so it does nothing else."""
         assert self._loop is not None
-        self._clicks.append(name)
+        self._clicks.append(action)
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:  # the loop is closed: nothing acts any more
@@ -220,7 +228,7 @@ class Bar:
                 self._publish_all("buttons", self._buttons.bundle())
         if self._last is not None:
             if self._buttons is not None:
-                self._buttons.draw(self._last, busy=bool(self._running))
+                self._buttons.draw(self._last)
             if self._failures_changed(self._last.failures):
                 self._publish_all("failures", self._failures_bundle())
 
@@ -230,6 +238,8 @@ class Bar:
 
     def _bundle(self, final: bool) -> dict[str, Any]:
         errors = tuple(self._errors.values())
+        if self._stalls is not None and (stalled := self._stalls.told()):
+            errors += (stalled,)
         if self._last is None:  # nothing is known yet
             told = " · ".join(errors) or "…"
             return {"text/plain": told, "text/html": escape(told)}

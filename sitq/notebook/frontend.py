@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from sitq.errors import InvalidArgument, nearest, shown
@@ -53,6 +54,30 @@ def publish(
     if shell is not None:
         told, shown_at = dict(metadata or {}), {"display_id": display_id}
         shell.display_pub.publish(data=dict(bundle), metadata=told, transient=shown_at, update=update)
+
+
+def hear_cells(began: Callable[[], None], ended: Callable[[], None]) -> Callable[[], None]:
+    """Call these when a cell begins and ends, outside a kernel never; return what ends that."""
+    shell = _shell()
+    if shell is None:
+        return lambda: None
+
+    def begins(*_: object) -> None:
+        began()
+
+    def ends(*_: object) -> None:
+        ended()
+
+    hooks = (("pre_run_cell", begins), ("post_run_cell", ends))
+    for event, hook in hooks:
+        shell.events.register(event, hook)
+
+    def forget() -> None:
+        for event, hook in hooks:
+            with contextlib.suppress(ValueError):  # somebody reset the events
+                shell.events.unregister(event, hook)
+
+    return forget
 
 
 class Line:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from sitq.errors import shown
 from sitq.notebook.pieces import (
     BOX,
     FAINT,
     FLEX,
+    MESSAGE,
     NAME,
     NO_MATH,
     ROWS,
+    SIGNS,
     WARNING,
     bold,
     failure,
@@ -28,7 +32,9 @@ from sitq.notebook.pieces import (
 from sitq.notebook.words import amount, clock, one_line, per_time, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
-    from sitq.models import FailureGroup, Snapshot
+    from sitq.models import Best, FailureGroup, RunningTask, Snapshot
+
+OVERHEAD = 0.3  # the share of the slots' time that goes by beside the functions, from which on it is told
 
 
 def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
@@ -59,8 +65,9 @@ def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
     parts = [f"{one_line(snapshot.name, 40)} {'━' * full}{'─' * (10 - full)} {story[0]}", *story[1:]]
     told = {"held": snapshot.held, "stale": snapshot.stale, "failed": counts.failed, "cancelled": counts.cancelled}
     parts += [f"{n:,} {word}" for word, n in told.items() if n]
+    parts += [_best_text(best) for best in snapshot.best[:ROWS]]
     parts += _pace(snapshot)
-    parts += [f"! {one_line(warning, WARNING)}" for warning in snapshot.warnings[:1]]
+    parts += [f"! {one_line(warning, WARNING)}" for warning in warnings(snapshot)[:1]]
     line = " · ".join(parts)
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
@@ -88,7 +95,7 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
         story += ["<i>as it was when this was drawn</i>"]
     pace = _pace(snapshot, live=not final)
     if not final and snapshot.slots:
-        pace.append(f"{snapshot.running:,} of {amount(snapshot.slots, 'slot')} in use")
+        pace.append(f"{snapshot.in_use:,} of {amount(snapshot.slots, 'slot')} in use")
     if at is not None:
         pace.append(f"{at:%Y-%m-%d %H:%M}" if final else f"at {at:%H:%M:%S}")
     head = tag("span", f"{bold(snapshot.name)} &nbsp;{' · '.join(story)}")
@@ -96,10 +103,31 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
     inner = tag("div", head, f"{FLEX}; justify-content: space-between; column-gap: 16px")
     inner += stack(states, one_line(snapshot.name, NAME))
     inner += tag("div", legend(states), f"{FLEX}; column-gap: 14px; font-size: 12px; {FAINT}")
-    inner += "".join(map(warning_line, snapshot.warnings[:ROWS])) + "".join(map(note_line, notes))
-    inner += failures_html(snapshot.failures) if final else ""
+    inner += "".join(map(_best, snapshot.best[:ROWS]))
+    if not final:
+        inner += "".join(map(_running, snapshot.longest[:ROWS]))
+    inner += "".join(map(warning_line, warnings(snapshot)[:ROWS])) + "".join(map(note_line, notes))
+    if final and snapshot.failures:
+        inner += failures_html(snapshot.failures) + note_line("run them again: `await batch.retry()`")
     data = {"data-done": done, "data-left": counts.left, "data-total": counts.total}
     return tag("div", inner, BOX, kind=f"sitq-bar{' sitq-final' if final else ''} {NO_MATH}", **data)
+
+
+def warnings(snapshot: Snapshot) -> list[str]:
+    """Tell what its user should know, in words: what the snapshot says, and too much overhead.
+
+    Examples
+    --------
+    >>> from sitq.models import Counts, Snapshot
+    >>> warnings(Snapshot("svc", Counts(), 0, 0, 9.0, 300.0, None, 1, 1, means_s=(0.0012, 0.0033)))
+    ['overhead is 64 %: a task runs for 1.2 ms and takes its slot for 3.3 ms; fewer, larger tasks would be faster']
+    """
+    told = list(snapshot.warnings)
+    ran_s, slot_s = snapshot.means_s or (0.0, 0.0)
+    if slot_s and (overhead := 1 - ran_s / slot_s) > OVERHEAD:
+        times = f"a task runs for {span(ran_s)} and takes its slot for {span(slot_s)}"
+        told.append(f"overhead is {100 * overhead:.0f} %: {times}; fewer, larger tasks would be faster")
+    return told
 
 
 def failures_html(groups: Sequence[FailureGroup], *, numbered: bool = True) -> str:
@@ -119,6 +147,32 @@ def failures_html(groups: Sequence[FailureGroup], *, numbered: bool = True) -> s
         for group in groups[:ROWS]
     ]
     return tag("div", "".join(drawn) + more(len(groups)), BOX, kind=f"sitq-failures {NO_MATH}")
+
+
+def _best_text(best: Best) -> str:
+    what = f"best {one_line(best.name, NAME) or 'result'}"
+    if best.value is None:
+        return f"{what}: no result has such a number yet"
+    return f"{what} {best.value:.6g}{' (min)' if best.mode == 'min' else ''}"
+
+
+def _best(best: Best) -> str:
+    where = [one_line(_arguments(best.params), MESSAGE)] if best.params else []
+    where += [f"task {one_line(best.task_id)}"] if best.task_id else []
+    inner = f"★ <b><bdi>{escape(_best_text(best))}</bdi></b> &nbsp;"
+    inner += tag("span", f"<bdi>{escape(' · '.join(where))}</bdi>", FAINT)
+    return tag("div", inner, "font-size: 12px", kind="sitq-best")
+
+
+def _running(task: RunningTask) -> str:
+    what = f"{one_line(task.name, NAME)}({_arguments(task.params)})" if task.params else task.name
+    told = f"<bdi>{escape(one_line(what, MESSAGE))}</bdi> {clock(task.for_s)}"
+    return tag("div", f"{SIGNS['processing']} {told}", f"font-size: 12px; {FAINT}", kind="sitq-running")
+
+
+def _arguments(params: Mapping[str, object]) -> str:
+    told = ", ".join(f"{name}={shown(value)}" for name, value in islice(params.items(), ROWS))
+    return told if len(params) <= ROWS else f"{told}, …"
 
 
 def _done(snapshot: Snapshot) -> int:

@@ -38,10 +38,15 @@ FAINT = "color: var(--jp-ui-font-color2, GrayText)"
 GROUND = "background: rgba(128, 128, 128, 0.15)"
 BOX = "font-size: 13px; line-height: 1.5; max-width: 860px; padding: 2px 0"
 FLEX = "display: flex; flex-wrap: wrap"
-_DARK = "#8a3d00"  # stripes over failures make them stand out without their colour
-_STRIPES = "linear-gradient(135deg, {0} 25%, {1} 25%, {1} 50%, {0} 50%, {0} 75%, {1} 75%)".format(
-    _DARK, COLOURS["failed"]
-)
+# A pattern for each state tells them apart without their colours: its direction in degrees (None: dots), its colour and
+# its size in pixels. Completed and pending are plain, and differ in lightness.
+_PATTERNS: dict[str, tuple[int | None, str, int]] = {
+    "stale": (45, "#8f6200", 8),
+    "failed": (135, "#8a3d00", 8),
+    "processing": (90, "#1b6f9f", 6),
+    "held": (180, "#7d3c64", 6),
+    "cancelled": (None, "#ffffff", 6),
+}
 NO_MATH = "tex2jax_ignore mathjax_ignore"
 _CODE = re.compile("`([^`]+)`")
 
@@ -78,8 +83,17 @@ def in_words(states: Mapping[str, int]) -> str:
 
 
 def _fill(state: str) -> str:
-    stripes = f"; background-image: {_STRIPES}; background-size: 8px 8px"
-    return f"background: {COLOURS[state]}" + (stripes if state == "failed" else "")
+    base = f"background: {COLOURS[state]}"
+    if state not in _PATTERNS:
+        return base
+    (angle, ink, size), ground = _PATTERNS[state], COLOURS[state]
+    if angle is None:
+        image = f"radial-gradient({ink} 22%, {ground} 26%)"
+    elif angle % 90:  # stripes that meet those of the next square
+        image = f"linear-gradient({angle}deg, {ink} 25%, {ground} 25% 50%, {ink} 50% 75%, {ground} 75%)"
+    else:
+        image = f"linear-gradient({angle}deg, {ink} 33%, {ground} 33%)"
+    return f"{base}; background-image: {image}; background-size: {size}px {size}px"
 
 
 def swatch(state: str) -> str:
@@ -108,8 +122,9 @@ def warning_line(text: str) -> str:
 
 
 def note_line(text: str) -> str:
-    """Draw a line that says what was done."""
-    return tag("div", f"<bdi>{escape(one_line(text, MESSAGE))}</bdi>", FAINT, kind="sitq-note")
+    """Draw a line that says what was done, or can be; what stands between backticks is code."""
+    told = _CODE.sub(r"<code>\1</code>", escape(one_line(text, MESSAGE)))
+    return tag("div", f"<bdi>{told}</bdi>", FAINT, kind="sitq-note")
 
 
 def more(many: int) -> str:

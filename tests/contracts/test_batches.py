@@ -1,12 +1,14 @@
 """Batches: names, order, and nothing that runs before the last row is in."""
 
 import asyncio
+import json
+import time
 
 import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import SitqError
-from sitq.models import CANCELLED
+from sitq.models import CANCELLED, FAILED
 from sitq.rows import Filter, MapStart, Pace
 from tests.storage import (
     LOCAL,
@@ -139,12 +141,12 @@ async def test_failures_are_grouped_by_type(backend: Backend, worker: int) -> No
 async def test_the_pace_of_a_batch_is_from_its_first_start_to_its_last_end(backend: Backend, worker: int) -> None:
     batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(2, batch=batch, version=version))
-    assert await backend.pace(batch) == Pace(kept=0, ran=0, seconds=0)
+    assert await backend.pace(batch) == Pace(kept=0, ran=0, seconds=0, busy_s=0)
     await backend.complete(worker, [completed(await claim_one(backend, worker))])
     found = await row(backend, 1)
     assert found.finished_at is not None
-    kept, ran, seconds = await backend.pace(batch)
-    assert (kept, ran) == (0, 1)
+    kept, ran, seconds, busy_s = await backend.pace(batch)
+    assert (kept, ran, busy_s) == (0, 1, 0.5)
     assert seconds == pytest.approx((found.finished_at - 1_000_000) / 1e6)
 
 
@@ -169,3 +171,74 @@ async def test_a_cancelled_batch_is_cancelled_row_by_row(backend: Backend) -> No
     assert await backend.cancel(Filter(batch=batch)) == 3
     assert [r.state for r in await backend.tasks(Filter(batch=batch))] == [CANCELLED] * 3
     assert (await backend.counts()).pending == 1
+
+
+async def test_the_time_that_a_batch_was_busy_has_all_its_attempts(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    await backend.enqueue(new_tasks())
+    for claim in await backend.claim(worker, 4, LOCAL):
+        await backend.complete(worker, [completed(claim)])
+    assert (await backend.pace(batch)).busy_s == 1.5, "and not that of other tasks"
+    await backend.rerun(Filter(numbers=[1]))
+    await backend.complete(worker, [completed(await claim_one(backend, worker))])
+    assert (await backend.pace(batch)).busy_s == 2.0
+    assert (await backend.pace(batch, 1_000_001)).busy_s == 0
+
+
+async def test_what_runs_is_told_in_the_order_of_its_claims(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(3, batch=batch, version=version, name="fit"))
+    await backend.enqueue(new_tasks())
+    before = time.time_ns() // 1000
+    claims = await backend.claim(worker, 2, LOCAL) + await backend.claim(worker, 2, LOCAL)
+    found = await backend.running(batch, 5)
+    assert [(task.number, task.name) for task in found] == [(1, "fit"), (2, "fit"), (3, "fit")]
+    assert all(before <= task.started_at <= time.time_ns() // 1000 for task in found)
+    assert [task.number for task in await backend.running(batch, 2)] == [1, 2]
+    await backend.complete(worker, [completed(claims[0])])
+    assert [task.number for task in await backend.running(batch, 5)] == [2, 3]
+
+
+async def with_fields(backend: Backend, worker: int, *fields: str | None) -> int:
+    """A batch of completed tasks with these recorded fields; one more has failed."""
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(len(fields) + 1, batch=batch, version=version))
+    *claims, last = await backend.claim(worker, len(fields) + 1, LOCAL)
+    told = [completed(claim)._replace(fields=text) for claim, text in zip(claims, fields, strict=True)]
+    await backend.complete(worker, [*told, failed(last)._replace(fields='{"score":99}')])
+    return batch
+
+
+async def test_the_best_is_the_greatest_or_least_number_of_a_field(backend: Backend, worker: int) -> None:
+    listed = ['{"score":2}', '{"score":7.5}', '{"score":-1}', '{"score":7.5}', '{"score":"9"}', '{"other":8}', None]
+    batch = await with_fields(backend, worker, *listed)
+    assert await backend.best(batch, "score", True) == (2, 7.5), "the first of equal ones"
+    assert await backend.best(batch, "score", False) == (3, -1)
+    assert await backend.best(batch, "nothing", True) is None
+    await backend.rerun(Filter(numbers=[2]))
+    assert await backend.best(batch, "score", True) == (4, 7.5), "what runs again has no result"
+
+
+async def test_no_number_of_a_field_is_not_the_best(backend: Backend, worker: int) -> None:
+    listed = ['{"score":NaN,"loss":3}', '{"score":1,"loss":NaN}', '{"score":true,"loss":2}', '{"score":-Infinity}']
+    batch = await with_fields(backend, worker, *listed)
+    assert await backend.best(batch, "score", True) == (2, 1)
+    assert await backend.best(batch, "score", False) == (4, -float("inf"))
+    assert await backend.best(batch, "loss", True) == (1, 3)
+    assert await backend.best(batch, "loss", False) == (3, 2)
+
+
+@pytest.mark.parametrize("field", ["", "a.b", "é x", 'say "hi"', "back\\slash", "new\nline", "$[0]"])
+async def test_a_field_of_any_name_has_a_best(field: str, backend: Backend, worker: int) -> None:
+    batch = await with_fields(backend, worker, *(json.dumps({field: n}, ensure_ascii=False) for n in (1, 3, 2)))
+    assert await backend.best(batch, field, True) == (2, 3)
+
+
+async def test_failures_of_one_kind_are_selected_by_their_type(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    claims = await backend.claim(worker, 2, LOCAL)
+    await backend.complete(worker, [failed(claims[0]), failed(claims[1])._replace(error_type="builtins.KeyError")])
+    assert await backend.numbers(Filter(batch=batch, states=(FAILED,), error_type="builtins.KeyError")) == [2]
+    assert await backend.numbers(Filter(batch=batch, error_type="")) == [3]

@@ -40,6 +40,33 @@ async def test_sessions_are_listed_until_they_end(backend: Backend) -> None:
     assert await backend.sessions() == []
 
 
+async def test_a_session_tells_its_slots_and_lanes(backend: Backend) -> None:
+    number = await backend.register(session_row()._replace(lanes='["default", "night"]'))
+    other = await backend.register(session_row("two"))
+    await backend.update_session(number, 7)
+    assert [(s.number, s.concurrency, s.lanes) for s in await backend.sessions()] == [
+        (number, 7, '["default", "night"]'),
+        (other, 4, "[]"),
+    ]
+
+
+async def test_a_new_number_of_slots_is_seen_by_others(pair: tuple[Backend, Backend]) -> None:
+    here, there = pair
+    number = await here.register(session_row())
+    await here.update_session(number, 7)
+    assert [s.concurrency for s in await there.sessions()] == [7]
+
+
+async def test_what_each_session_runs_is_counted(backend: Backend) -> None:
+    one, two, _ = [await registered(backend, name) for name in ("one", "two", "idle")]
+    await backend.enqueue(new_tasks(6))
+    claims = await backend.claim(one, 2, LOCAL)
+    await backend.claim(two, 3, LOCAL)
+    assert await backend.in_use() == {one: 2, two: 3}
+    await backend.complete(one, [completed(claim) for claim in claims])
+    assert await backend.in_use() == {two: 3}
+
+
 async def test_a_session_registered_twice_is_one(backend: Backend) -> None:
     session = session_row()
     assert await backend.register(session) == await backend.register(session)

@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from nbclient import NotebookClient
 import sitq
 from sitq.errors import BackendMoved, InvalidArgument, QueueClosed
 from sitq.models import Counts, FailureGroup, Snapshot
-from sitq.notebook import bars, frontend
+from sitq.notebook import bars, frontend, stalls
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
 
@@ -79,6 +80,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.delenv("SITQ_PROGRESS", raising=False)
     monkeypatch.setattr(bars, "publish", screen.publish)
+    monkeypatch.setattr(stalls, "hear_cells", lambda *hear: lambda: None)
     for module in (bars, frontend):
         monkeypatch.setattr(module, "in_kernel", lambda: True)
         monkeypatch.setattr(module, "current_cell", lambda: screen.cell)
@@ -94,8 +96,8 @@ def buttons(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         seen.clicked = clicked
         return SimpleNamespace(bundle=lambda: {"text/plain": "buttons"}, draw=draw, close=close)
 
-    def draw(snapshot: Snapshot, busy: bool) -> None:
-        seen.drawn.append(busy)
+    def draw(snapshot: Snapshot) -> None:
+        seen.drawn.append(snapshot)
 
     def close() -> None:
         seen.closed = True
@@ -321,7 +323,7 @@ async def test_the_buttons_go_at_the_end(screen: Screen, buttons: SimpleNamespac
 
 
 def displays(buttons: Buttons) -> dict[str, str | None]:
-    return {button.description: button.layout.display for button in buttons._box.children}
+    return {button.description: button.layout.display for button in buttons._row.children}
 
 
 def test_re_run_stale_is_there_once_something_is_stale() -> None:
@@ -332,18 +334,106 @@ def test_re_run_stale_is_there_once_something_is_stale() -> None:
     buttons = Buttons(dict.fromkeys(("pause", "cancel", "retry", "rerun")), clicks.append)
     hidden = {"Pause": None, "Cancel": None, "Retry failed": None, "Re-run stale": "none"}
     assert displays(buttons) == hidden
-    buttons.draw(seen(0), busy=False)
+    buttons.draw(seen(0))
     assert displays(buttons) == hidden
-    buttons.draw(seen(9), busy=False)
+    buttons.draw(seen(9))
     assert displays(buttons) == hidden | {"Re-run stale": None}
-    rerun = buttons._box.children[-1]
+    rerun = buttons._row.children[-1]
     assert not rerun.disabled
     rerun.click()
     assert clicks == ["rerun"]
-    buttons.draw(seen(0), busy=False)  # they run again: it stays, so that nothing moves under the mouse
+    buttons.draw(seen(0))  # they run again: it stays, so that nothing moves under the mouse
     assert displays(buttons) == hidden | {"Re-run stale": None}
     assert rerun.disabled
     buttons.close()
+
+
+def kinds(buttons: Buttons) -> dict[str, bool]:
+    return {button.description: not button.disabled for button in buttons._kinds_row.children}
+
+
+def seen_failing(*groups: tuple[str, int]) -> Snapshot:
+    failures = tuple(FailureGroup(kind, "no", count, "id", None) for kind, count in groups)
+    counts = Counts(pending=5, failed=sum(count for _, count in groups))
+    return Snapshot("svc", counts, 0, 0, 1.0, None, None, 0, 1, failures)
+
+
+def test_each_kind_of_failures_has_a_button_that_runs_these_again() -> None:
+    clicks: list[tuple[str, ...]] = []
+    buttons = Buttons(dict.fromkeys(("pause", "retry", "retry_these")), lambda *action: clicks.append(action))
+    buttons.draw(seen_failing())
+    assert kinds(buttons) == {}
+    buttons.draw(seen_failing(("ValueError", 1200), ("lab.Odd", 1)))
+    assert kinds(buttons) == {"Retry these 1,200 × ValueError": True, "Retry these 1 × lab.Odd": True}
+    first, second = buttons._kinds_row.children
+    second.click()
+    assert clicks == [("retry_these", "lab.Odd")]
+    buttons.draw(seen_failing(("ValueError", 1201)))
+    assert kinds(buttons) == {"Retry these 1,201 × ValueError": True, "Retried lab.Odd": False}
+    assert buttons._kinds_row.children == (first, second), "nothing moves under the mouse"
+    buttons.draw(seen_failing(*((f"Error{n}", 1) for n in range(100))))
+    assert len(kinds(buttons)) == 2 + 8, "the others have Retry failed"
+    buttons.close()
+
+
+def test_a_batch_whose_failures_cannot_run_again_by_kind_has_no_such_buttons() -> None:
+    buttons = Buttons({"retry": None}, lambda *action: None)
+    buttons.draw(seen_failing(("ValueError", 3)))
+    assert kinds(buttons) == {}
+    buttons.close()
+
+
+async def test_retry_these_hands_on_the_kind_and_says_what_it_did(screen: Screen, buttons: SimpleNamespace) -> None:
+    asked: list[str] = []
+
+    async def retry_these(kind: str) -> int:
+        asked.append(kind)
+        return 3
+
+    bar = Bar(Batch().snapshot, {"retry_these": retry_these})
+    bar.show()
+    buttons.clicked("retry_these", "ValueError")
+    await screen.until(lambda: "retry these ValueError: 3 tasks" in screen.texts()[0])
+    assert asked == ["ValueError"]
+    await bar.finish()
+
+
+def test_a_button_that_was_pressed_keeps_the_keyboards_focus() -> None:
+    buttons = Buttons(dict.fromkeys(("pause", "resume", "cancel")), lambda *action: None)
+    buttons.draw(seen_failing())
+    changes: list[Any] = []
+    for button in buttons._row.children:
+        button.observe(changes.append, "disabled")
+        button.click()
+        buttons.draw(seen_failing())
+    assert changes == [], "one that is disabled for a moment loses it"
+    buttons.close()
+
+
+async def test_a_loop_that_stood_still_is_told_live_and_at_the_end(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "STALL_S", 0.1)
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: "10</span> left" in screen.texts()[0])
+    time.sleep(0.5)
+    await screen.until(lambda: "blocked the loop for" in screen.texts()[0])
+    batch.done = 10
+    await bar.finish()
+    assert "blocked the loop for" in screen.texts()[0]
+
+
+async def test_a_batch_is_shown_with_what_is_tracked_and_not_waited_for(screen: Screen) -> None:
+    async with sitq.TaskQueue(sitq.SQLiteBackend(":memory:", durability="normal")) as queue:
+        batch = await queue.map(abs, range(3), name="svc")
+        assert batch.show(track={"": "max"}) is batch
+        await screen.until(lambda: "best result: no result has such a number yet" in screen.texts()[0])
+        async with sitq.Worker(queue.backend):
+            assert await batch.show() is batch, "it can be awaited, and still tracks"
+        assert "★ <b><bdi>best result 2</bdi></b>" in screen.texts()[0]
+        assert len(screen.texts()) == 1, "one cell shows it once"
 
 
 async def test_the_last_bar_and_its_text_tell_what_is_stale(screen: Screen) -> None:

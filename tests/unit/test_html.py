@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitq.errors import shown
-from sitq.models import Counts, FailureGroup, Result, Snapshot, Status, Task
+from sitq.models import Best, Counts, FailureGroup, Result, RunningTask, Snapshot, Status, Task
 from sitq.notebook.cards import (
     batch_card,
     batch_line,
@@ -25,7 +25,7 @@ from sitq.notebook.cards import (
     worker_line,
 )
 from sitq.notebook.html import bar_html, bar_text, failures_html
-from sitq.notebook.pieces import COLOURS
+from sitq.notebook.pieces import COLOURS, SIGNS
 from sitq.notebook.words import clean, ending, masked, one_line, tail
 from sitq.overview import Overview
 
@@ -45,7 +45,7 @@ EVIL = {
 
 def snapshot(name: str = "svc", **changes: Any) -> Snapshot:
     usual: dict[str, Any] = {"counts": Counts(pending=42, processing=8, completed=52, failed=3), "kept": 0, "held": 0}
-    usual |= {"elapsed_s": 4.5, "rate": 12.3, "eta_s": (5.0, 8.0), "running": 8, "slots": 8}
+    usual |= {"elapsed_s": 4.5, "rate": 12.3, "eta_s": (5.0, 8.0), "in_use": 8, "slots": 8}
     return Snapshot(name, **usual | changes)
 
 
@@ -100,7 +100,13 @@ class Reader(HTMLParser):
 def drawings(text: str) -> dict[str, str]:
     """Everything that is drawn, with the text in every place that others write."""
     failed = {"status": Status.FAILED, "error": text, "error_type": text, "traceback": text}
-    whole = snapshot(text, warnings=(text,), failures=(group(text, error_type=text, task_id=text),))
+    whole = snapshot(
+        text,
+        warnings=(text,),
+        failures=(group(text, error_type=text, task_id=text),),
+        longest=(RunningTask(text, text, {text: text}, 5.0),),
+        best=(Best(text, "max", 1.0, text, {text: text}),),
+    )
     return {
         "live": bar_html(whole, notes=[text]),
         "final": bar_html(whole, final=True),
@@ -298,10 +304,27 @@ def test_every_state_stands_in_words_beside_its_colour() -> None:
         assert COLOURS[state] in html
 
 
-def test_the_picture_has_a_text_alternative_and_failures_have_stripes() -> None:
+def test_the_picture_has_a_text_alternative() -> None:
     html = bar_html(snapshot())
     assert 'role="img" aria-label="svc: 52 completed, 3 failed, 8 processing, 42 pending"' in html
-    assert html.count("linear-gradient") == 2  # in the bar and in the legend
+
+
+def test_states_differ_by_more_than_their_colours() -> None:
+    counts = Counts(pending=40, processing=8, completed=52, failed=3, cancelled=2)
+    html = bar_html(snapshot(counts=counts, held=10, stale=5))
+    pictures = re.findall(r'<div style="width: [^"]*?; background: #(\w+)([^"]*)" title="[\d,]+ (\w+)"', html)
+    assert [state for *_, state in pictures] == list(COLOURS)
+    patterns = {state: re.sub(r"#\w+", "", pattern) for _, pattern, state in pictures}
+    plain = [state for state, pattern in patterns.items() if not pattern]
+    assert plain == ["completed", "pending"]
+    assert len({patterns[state] for state in patterns if state not in plain}) == 5
+
+    def lightness(state: str) -> float:
+        red, green, blue = (int(COLOURS[state][i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+
+    assert (lightness("pending") + 0.05) / (lightness("completed") + 0.05) > 1.6
+    assert all(f"</span> {SIGNS[state]} " in html for state in COLOURS), "and by a sign in the legend"
 
 
 def test_tests_can_read_the_numbers() -> None:
@@ -315,6 +338,38 @@ def test_a_live_bar_tells_slots_eta_and_warnings_but_not_failures() -> None:
     assert "ETA 0:05–0:08" in text
     assert "nothing runs: no worker" in text
     assert "ValueError" not in text
+
+
+def test_a_live_bar_tells_what_runs_for_how_long() -> None:
+    tasks = tuple(RunningTask("id", "train", {"C": 10.0, "note": "a<b"}, 72.0 - n) for n in range(2))
+    text = Reader(bar_html(snapshot(longest=tasks))).text
+    assert "▸ train(C=10.0, note='a<b') 1:12▸ train(C=10.0, note='a<b') 1:11" in text
+    assert "train" not in bar_html(snapshot(longest=tasks), final=True)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_the_best_so_far_stands_in_the_bar_and_in_the_text(final: bool) -> None:
+    best = (Best("accuracy", "max", 0.98532, "7k2m9qpa-x4tqe", {"C": 10}), Best("loss", "min", 2.0), Best("", "max"))
+    drawn = snapshot(best=best)
+    text = Reader(bar_html(drawn, final=final)).text
+    assert "★ best accuracy 0.98532 \xa0C=10 · task 7k2m9qpa-x4tqe★ best loss 2 (min)" in text
+    assert "★ best result: no result has such a number yet" in text
+    assert " · best accuracy 0.98532 · best loss 2 (min) · best result: no " in bar_text(drawn)
+
+
+def test_overhead_of_more_than_thirty_percent_is_told() -> None:
+    told = "overhead is 64 %: a task runs for 1.2 ms and takes its slot for 3.3 ms; fewer, larger tasks would be faster"
+    high = snapshot(means_s=(0.0012, 0.0033))
+    assert told in Reader(bar_html(high)).text
+    assert told in Reader(bar_html(high, final=True)).text
+    assert f"! {told}" in bar_text(high)
+    assert "overhead" not in bar_html(snapshot(means_s=(0.71, 1.0))) + bar_html(snapshot())
+
+
+def test_failures_that_stay_name_what_runs_them_again() -> None:
+    html = bar_html(snapshot(counts=Counts(completed=102, failed=3), failures=(group(),)), final=True)
+    assert "run them again: <code>await batch.retry()</code>" in html
+    assert "retry()" not in bar_html(snapshot(counts=Counts(completed=105)), final=True)
 
 
 def test_the_final_bar_tells_the_whole_story() -> None:

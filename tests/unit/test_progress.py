@@ -1,0 +1,203 @@
+"""What a bar tells beside its counts and pace: slots, what runs, overhead, the best; and what a look costs."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sitq
+from sitq import progress
+from sitq.models import Best, Snapshot
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+async def sleepy(x: int) -> int:
+    await asyncio.sleep(3600)
+    return x
+
+
+async def looked(batch: sitq.Batch, condition: Callable[[Snapshot], object]) -> Snapshot:
+    """Look until something is told."""
+    async with asyncio.timeout(10):
+        while not condition(told := await batch._progress.look()):
+            await asyncio.sleep(0.01)
+    return told
+
+
+async def test_slots_are_those_of_the_workers_on_the_batchs_lane(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(sleepy, range(5))
+        async with (
+            sitq.Worker(queue.backend, concurrency=3) as worker,
+            sitq.Worker(queue.backend, concurrency=16, lanes=["night"]),
+        ):
+            told = await looked(batch, lambda told: told.in_use == 3)
+            assert (told.slots, told.counts.processing) == (3, 3)
+            worker.concurrency = 5
+            told = await looked(batch, lambda told: told.in_use == 5)
+            assert told.slots == 5, "a concurrency that changed is seen"
+            await batch.cancel()
+
+
+@pytest.mark.parametrize("lane", ["default", "night"])
+async def test_a_batch_that_no_worker_serves_says_so(lane: str, tmp_path: Path) -> None:
+    other = {"default": "night", "night": "default"}[lane]
+    async with sitq.TaskQueue(tmp_path / "work.db", lane=lane) as queue:
+        batch = await queue.map(twice, range(5))
+        async with sitq.Worker(queue.backend, lanes=[other]):
+            told = await batch._progress.look()
+        start = "nothing runs: no worker" if lane == "default" else "nothing runs: no worker serves lane 'night'"
+        assert told.warnings[0].startswith(start)
+        assert (told.slots, told.in_use) == (0, 0)
+        async with sitq.Worker(queue.backend, lanes=[lane]):
+            assert not (await batch._progress.look()).warnings
+
+
+async def test_a_batch_whose_slots_are_all_taken_by_other_work_says_so(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=2):
+        first = await queue.map(sleepy, range(2))
+        await looked(first, lambda told: told.in_use == 2)
+        second = await queue.map(twice, range(5))
+        told = await looked(second, lambda told: told.warnings)
+        assert told.warnings == ("nothing of it runs: every slot is taken by other work",)
+        assert (told.in_use, told.slots) == (2, 2)
+        assert not (await first._progress.look()).warnings
+        await first.cancel()
+        await second.wait()
+
+
+async def test_what_runs_for_long_is_told_the_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LONGEST", 2)
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=3):
+        batch = await queue.options(name="nap").map(sleepy, range(3))
+        told = await looked(batch, lambda told: told.counts.processing == 3)
+        assert told.longest == (), "a list of short tasks would flicker"
+        monkeypatch.setattr(progress, "LONG_S", 0.0)
+        first, second = (await batch._progress.look()).longest
+        assert [(task.task_id, task.name, task.params) for task in (first, second)] == [
+            (batch[0], "nap", {"x": 0}),
+            (batch[1], "nap", {"x": 1}),
+        ]
+        assert 0 < second.for_s <= first.for_s < 10
+        await batch.cancel()
+
+
+def short(x: int) -> int:
+    return x
+
+
+def long(x: int) -> int:
+    time.sleep(0.02)
+    return x
+
+
+@pytest.mark.parametrize(("function", "is_high"), [(short, True), (long, False)])
+async def test_overhead_is_the_share_of_the_slots_time_beside_the_functions(
+    function: Callable[[int], int], is_high: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "MEANS_S", 0.1)
+    monkeypatch.setattr(progress, "CLOSE_S", 0.0)
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(function, range(400 if function is long else 20_000))
+        await batch._progress.look()
+        async with sitq.Worker(queue.backend, concurrency=2):
+            told = await looked(batch, lambda told: told.means_s or not told.counts.left)
+            assert told.means_s is not None
+            ran_s, slot_s = told.means_s
+            assert (1 - ran_s / slot_s > 0.3) is is_high, told.means_s
+            if not is_high:
+                assert ran_s == pytest.approx(0.02, rel=0.5)
+            await batch.cancel()
+            await batch.wait()
+        told = await batch._progress.look()
+        assert told.means_s is not None, "it stays at the end"
+
+
+async def score(x: int) -> dict[str, float]:
+    return {"score": float(x % 7), "loss": -x}
+
+
+async def test_the_best_so_far_is_told_as_asked(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(score, range(20))
+        assert (await batch._progress.look()).best == (), "nobody asked"
+        batch._progress.track = {"score": "max"}
+        assert (await batch._progress.look()).best == (Best("score", "max"),)
+        async with sitq.Worker(queue.backend):
+            await batch.wait()
+        told = await batch._progress.look()
+        assert told.best == (Best("score", "max", 6.0, batch[6], {"x": 6}),)
+        batch._progress.track = {"loss": "min", "scor": "max"}
+        told = await batch._progress.look()
+        assert told.best == (Best("loss", "min", -19, batch[19], {"x": 19}), Best("scor", "max"))
+
+
+@pytest.mark.parametrize("track", [{"score": "most"}, {"score": 1}, ["score"], "score", {1: "max"}])
+async def test_a_track_that_makes_no_sense_is_told(track: Any, tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(score, range(2))
+        with pytest.raises((sitq.errors.InvalidArgument, sitq.errors.InvalidType), match="track must be"):
+            batch.show(track=track)
+        assert batch._bar is None, "nothing was shown"
+
+
+async def test_the_failures_of_one_type_run_again_alone(tmp_path: Path) -> None:
+    def fails(x: int) -> None:
+        raise (ValueError if x % 2 else KeyError)(x)
+
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(fails, range(6))
+        async with sitq.Worker(queue.backend):
+            await batch.wait()
+        kinds = {group.error_type: group.count for group in (await batch._progress.look()).failures}
+        assert kinds == {"builtins.ValueError": 3, "builtins.KeyError": 3} or set(kinds) == {"ValueError", "KeyError"}
+        value_error = next(kind for kind in kinds if "Value" in kind)
+        assert await batch._retry_these(value_error) == 3
+        told = await batch._progress.look()
+        assert (told.counts.pending, told.counts.failed) == (3, 3)
+        assert await batch.failed() == [batch[0], batch[2], batch[4]]
+
+
+def test_what_is_costly_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    look = progress.Seldom(2.0)
+    assert look.due()
+    with look:
+        now[0] += 0.5
+    now[0] += 49.9
+    assert not look.due()
+    now[0] += 0.2
+    assert look.due()
+    with look:
+        now[0] += 0.001
+    now[0] += 1.9
+    assert not look.due(), "and at most so often"
+    now[0] += 0.2
+    assert look.due()
+
+
+async def test_no_look_at_a_large_batch_reads_every_task(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(5))
+        await batch._progress.look()  # the close look of a batch that is small
+        statements: list[tuple[str, Any]] = []
+        reader = queue.backend._open.read  # type: ignore[attr-defined]
+
+        async def read(sql: str, values: Any) -> Any:
+            statements.append((sql, values))
+            return await reader(sql, values)
+
+        queue.backend._open.read = read  # type: ignore[attr-defined]
+        await batch._progress.look()
+        plans = [row[3] for sql, values in statements for row in await reader(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert len(statements) >= 4
+    tasks = [plan for plan in plans if "tasks" in plan]
+    few = ("tasks_processing", "tasks_waiting", "tasks_failed")  # indexes of what is small
+    assert all(any(name in plan for name in few) or plan == "SEARCH tasks" for plan in tasks), tasks
