@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from sitq.backends.base import Backend
 from sitq.errors import BackendMoved, ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
-from sitq.events import Results
 from sitq.loops import Tick, call_in_loop, in_kernel
 from sitq.session import Session, begin_session
+from sitq.waiters import Results
 
 if TYPE_CHECKING:
     from sitq.worker import Worker

@@ -19,6 +19,7 @@ from sitq.errors import (
 from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
+from sitq.observing import Observing
 from sitq.options import TaskOptions, read_options
 from sitq.overview import Overview, look
 from sitq.packing import Packer
@@ -28,7 +29,6 @@ from sitq.results import to_result
 from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
 from sitq.selection import ids_in
 from sitq.serialization import CloudpickleSerializer, Serializer
-from sitq.steering import Steering
 from sitq.stores import as_backend, check_serializer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sitq.notebook.showing import Card
 
 
-class TaskQueue(Steering, Framing):
+class TaskQueue(Observing, Framing):
     """A durable queue of tasks.
 
     Parameters

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sitq.backends.base import Backend
+from sitq.callbacks import Subscription
 from sitq.errors import bad_type
+from sitq.events import Event, Events
 from sitq.models import Counts, Result, Status, Task
 from sitq.opening import open as open_async
 from sitq.options import TaskOptions
@@ -21,6 +23,7 @@ from sitq.portal import Portal
 from sitq.queue import TaskQueue
 from sitq.serialization import Serializer
 from sitq.sync_batch import SyncBatch
+from sitq.sync_events import SyncEvents
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,6 +217,22 @@ class SyncTaskQueue:
     def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
         """Delete tasks that have ended; see :meth:`TaskQueue.purge`."""
         return self._call(self._queue.purge(selection, older_than=older_than))
+
+    def events(self, *kinds: str) -> SyncEvents:
+        """Hear what happens to tasks from now on, by a ``for`` that waits; see :meth:`TaskQueue.events`."""
+
+        async def begin() -> Events:
+            return self._queue.events(*kinds)
+
+        return SyncEvents(self._call(begin()), self._call)
+
+    def on(self, kind: str, callback: Callable[[Event], object]) -> Subscription:
+        """Call a function for each event, in the thread of this queue; see :meth:`TaskQueue.on`."""
+
+        async def begin() -> Subscription:
+            return self._queue.on(kind, callback)
+
+        return self._call(begin())
 
     def __reduce__(self) -> Any:
         return self._queue.__reduce__()

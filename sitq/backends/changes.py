@@ -6,11 +6,23 @@ import sqlite3
 import struct
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 REMEMBERED = 100_000  # transitions that are kept for readers in other processes
 FORGET_EVERY = 10_000  # transitions that a process writes between two looks at what is too old
 FORGET_AT_ONCE = 1000  # rows
 LOOK_AT_ONCE = 20 * FORGET_AT_ONCE
+
+
+@dataclass(slots=True)
+class Told:
+    """How far an open backend has told the changes of others: from its opening on, whichever heart beats for it.
+
+    What others do between the first look of a worker or waiter and the first of a heart is so told by that.
+    """
+
+    mark: int  # number of the last change
+    last_task: int  # highest number of a task
 
 
 def note(connection: sqlite3.Connection, source: int, state: int, numbers: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sitq.backends import queries
 from sitq.backends.base import GAP, Beat, Change
-from sitq.backends.changes import unpack_numbers
+from sitq.backends.changes import Told, unpack_numbers
 from sitq.backends.connecting import connect, patiently
 from sitq.backends.guard import FileGuard, leave, left, share
 from sitq.models import PENDING
@@ -36,6 +36,8 @@ class SQLiteHeart:
         Marks the changes of our own backend, which need not be told again.
     own : deque of (int, int)
         First and last numbers of the tasks that our own backend enqueued.
+    told : Told
+        How far the changes were told before.
     publish : callable
         Takes the list of changes of other processes.
     rescue, end : callables
@@ -48,6 +50,7 @@ class SQLiteHeart:
         guard: FileGuard,
         source: int,
         own: deque[tuple[int, int]],
+        told: Told,
         publish: Callable[[list[Change]], None],
         rescue: Callable[[Sequence[int]], None],
         end: Callable[[Sequence[int]], None],
@@ -68,10 +71,8 @@ class SQLiteHeart:
         self.end = end
         self._woken = threading.Event()
         self._stamp = b""  # so that the first wait ends at once
-        self._opening = True
+        self._told = told
         self._poll_s = IDLE_POLL_S
-        self._mark = self._run(queries.CHANGES_BOUNDS)[0][1]
-        self._last_task = self._run(queries.LAST_TASK)[0][0]
 
     def _run(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run a statement; without a WAL, readers wait for writers."""
@@ -117,19 +118,15 @@ class SQLiteHeart:
 
     def publish(self) -> None:
         """Tell what other processes changed since the last time."""
-        # What others did between a worker's first look, or a waiter's, and our first would be told by nobody.
-        changes = [GAP] if self._opening else []
-        rows = self._run(queries.CHANGES, (self._mark,))
-        if rows:
-            if rows[0][0] != self._mark + 1:
-                changes.append(GAP)
-            changes += [
-                Change(state, unpack_numbers(blob)) for _, source, state, blob in rows if source != self._source
-            ]
-            self._mark = rows[-1][0]
+        told = self._told
+        rows = self._run(queries.CHANGES, (told.mark,))
+        changes = [GAP] if rows and rows[0][0] != told.mark + 1 else []
+        # Read after the changes, told before them: a task enters a state after it was enqueued.
         last = self._run(queries.LAST_TASK)[0][0]
         changes += [Change(PENDING, numbers) for numbers in self._enqueued_by_others(last)]
-        self._opening = False
+        changes += [Change(state, unpack_numbers(blob)) for _, source, state, blob in rows if source != self._source]
+        if rows:
+            told.mark = rows[-1][0]
         if changes:
             self._poll_s = FIRST_POLL_S
             self._publish(changes)
@@ -139,7 +136,7 @@ class SQLiteHeart:
     def _enqueued_by_others(self, last: int) -> list[range]:
         """Return the numbers since the last time that are not ours."""
         found = []
-        at, self._last_task = self._last_task + 1, max(self._last_task, last)
+        at, self._told.last_task = self._told.last_task + 1, max(self._told.last_task, last)
         while at <= last:
             first_of_ours, last_of_ours = self._own[0] if self._own else (last + 1, last)
             if first_of_ours > at:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiosqlite
 import aiosqlite.core
 
-from sitq.backends import changes, enqueueing, guard, working
+from sitq.backends import changes, enqueueing, guard, queries, working
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
@@ -65,6 +65,7 @@ class Opened:
         self._point: sqlite3.Connection | None = None
         self._point_lock = threading.Lock()
         self.guard: guard.FileGuard
+        self.told: changes.Told
         self.writer = Writer(
             self._connect,
             self._begin,
@@ -86,6 +87,10 @@ class Opened:
             find_id = "SELECT value FROM meta WHERE name = 'database_id'"
             ((database_id,),) = patiently(lambda: connection.execute(find_id).fetchall())
             backend.ids = PublicIds(database_id)
+            self.told = changes.Told(
+                patiently(lambda: connection.execute(queries.CHANGES_BOUNDS).fetchone()[1]),
+                patiently(lambda: connection.execute(queries.LAST_TASK).fetchone()[0]),
+            )
             backend.sealer = Sealer(database_id, find_keys(backend._key, backend.path))
             point = self._point = connect(backend.path, checkpoints=False)
             # A connection opens the WAL when it first reads; later, that may be another one, see FileGuard.

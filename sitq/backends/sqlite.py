@@ -183,7 +183,7 @@ class SQLiteBackend(Backend):
             for session in sessions:
                 live.writer.post(STEER, living.end, session, patient=True)
 
-        return SQLiteHeart(self.path, live.guard, live.source, live.own, live.publish_foreign, rescue, end)
+        return SQLiteHeart(self.path, live.guard, live.source, live.own, live.told, live.publish_foreign, rescue, end)
 
     def folder(self, number: int) -> Path:
         """Return where a task's files go: beside the database, in a folder of all tasks."""
