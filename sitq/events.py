@@ -189,6 +189,10 @@ class Events:
             self._ear.hand_over(told)
         return bool(told)
 
+    def pop(self) -> Event | None:
+        """Return the next event that is ready, without waiting; None: there is none."""
+        return self._ready.popleft() if self._ready else None
+
     def close(self) -> None:
         """Hear no more, from any thread; what was heard is still handed over."""
         self._queue.backend.listeners.discard(self._ear.hear)

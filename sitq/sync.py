@@ -224,7 +224,9 @@ class SyncTaskQueue:
         async def begin() -> Events:
             return self._queue.events(*kinds)
 
-        return SyncEvents(self._call(begin()), self._call)
+        events = self._call(begin())
+        assert self._portal is not None  # it was called by
+        return SyncEvents(events, self._portal)
 
     def on(self, kind: str, callback: Callable[[Event], object]) -> Subscription:
         """Call a function for each event, in the thread of this queue; see :meth:`TaskQueue.on`."""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
+
+from sitq.errors import QueueClosed
 
 if TYPE_CHECKING:
     from sitq.events import Event, Events
-
-T = TypeVar("T")
-
-
-class Caller(Protocol):
-    """Runs an awaitable in the queue's own loop, and waits for it."""
-
-    def __call__(self, awaitable: Awaitable[T]) -> T:
-        """Return what it gives."""
+    from sitq.portal import Portal
 
 
 class SyncEvents:
     """What happens to tasks, for one ``for`` that waits; made by :meth:`SyncTaskQueue.events`."""
 
-    def __init__(self, events: Events, call: Caller):
+    def __init__(self, events: Events, portal: Portal):
         self._events = events
-        self._call = call
+        self._portal = portal
 
     def __iter__(self) -> SyncEvents:
         return self
@@ -32,7 +25,10 @@ class SyncEvents:
         async def following() -> Event | None:
             return await anext(self._events, None)
 
-        event = self._call(following())
+        try:
+            event = self._portal.call(following())
+        except QueueClosed:  # and with it the loop: what was heard before is ready
+            event = self._events.pop()
         if event is None:
             raise StopIteration
         return event

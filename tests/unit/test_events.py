@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -302,9 +303,15 @@ def test_a_blocking_loop_hears_events_until_the_queue_is_closed(tmp_path: Path) 
         events = queue.events("completed")
         batch = queue.map(quick, range(3))
         broken = queue.enqueue(fail)
-        assert {next(events).task_id for _ in range(3)} == set(batch)
+        unread = queue.events("completed")
+        last = queue.enqueue(quick)
+        queue.get_result(last, 10)
+        assert {next(events).task_id for _ in range(3)} == {*batch}
         queue.get_result(broken, 10)
-    assert list(events) == []
+    assert [event.task_id for event in events] == [last]
+    assert last in [event.task_id for event in unread]
+    assert list(unread) == []
+    assert [t.name for t in threading.enumerate() if t.name == "sitq-sync"] == []
     assert heard == [broken]
 
 

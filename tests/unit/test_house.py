@@ -116,7 +116,7 @@ STANDS_ON = {
     "opening": ("queue", "worker"),
     "portal": ("errors", "loops"),
     "sync_batch": ("batch",),
-    "sync_events": (),
+    "sync_events": ("errors",),
     "sync": ("opening", "portal", "sync_batch", "sync_events"),
     # Draws records and knows nothing of queues, so that a frame of somebody else's file needs none of the rest.
     "notebook": (),
