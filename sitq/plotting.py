@@ -23,8 +23,8 @@ class Plots:
     """Plots of a batch, or of the tasks of a queue's lane; each reads them and draws with ``sitq.plots``.
 
     All take ``ax``, the Axes to draw on, and return the Axes. ``live=True`` shows the plot in this cell and draws it
-    again, at most once a second, until nothing is left; the last picture stays in the notebook. It returns None, and
-    outside of a notebook it draws once.
+    again, at most once a second, until nothing is left; the last picture stays in the notebook. It returns None.
+    Outside of a notebook it draws once, what there is.
     """
 
     def __init__(self, queue: TaskQueue, batch: Batch | None = None):
@@ -92,16 +92,14 @@ class Plots:
         return await self._draw("errors", live, ax=ax)
 
     async def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
-        from sitq import plots
-
-        draw = getattr(plots, name)
         if not self._is_live(live, ax):
-            return draw(await self._frame(), ax=ax, **settings)
+            return _draw(name, await self._frame(), live, ax=ax, **settings)
+        from sitq import plots
         from sitq.plots.canvas import picture
         from sitq.plots.live import show
 
         async def drawn() -> tuple[bytes | None, str]:
-            return picture(partial(draw, await self._frame(), **settings))
+            return picture(partial(getattr(plots, name), await self._frame(), **settings))
 
         number = None if self._batch is None else self._batch.batch_number
         self._queue.shown.add(await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn))
@@ -200,8 +198,19 @@ class SyncPlots:
         return self._draw("errors", live, ax=ax)
 
     def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
-        from sitq import plots
-
         if self._plots._is_live(live, ax):
             return self._queue._call(self._plots._draw(name, live, ax=ax, **settings))
-        return getattr(plots, name)(self._queue._call(self._plots._frame()), ax=ax, **settings)
+        return _draw(name, self._queue._call(self._plots._frame()), live, ax=ax, **settings)
+
+
+def _draw(name: str, frame: pd.DataFrame, live: bool, **settings: Any) -> Any:
+    """Draw once. What was to be drawn live is not drawn while there is nothing to draw."""
+    from sitq import plots
+    from sitq.plots.canvas import NothingToDraw
+
+    try:
+        return getattr(plots, name)(frame, **settings)
+    except NothingToDraw:
+        if not live:
+            raise
+        return None

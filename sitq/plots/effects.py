@@ -148,7 +148,7 @@ def _given(ax: Any) -> list[Axes] | None:
 
 
 def _panels(count: int, called: str, tall: bool) -> list[Axes]:
-    across = min(count, ACROSS)
+    across = 2 if count == 4 else min(count, ACROSS)
     down = -(-count // across)
     figure = new_figure(max(5.0, 3.3 * across), max(3.4, (3.4 if tall else 2.6) * down + 0.6))
     grid = figure.subplots(down, across, sharey=True, squeeze=False)

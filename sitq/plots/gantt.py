@@ -160,7 +160,7 @@ def _draw_marks(
     if failed.any():
         ax.plot(end[failed], rows[failed], "x", markeredgewidth=1.2, zorder=4, **look)
         handles.append(Line2D([], [], marker="x", label="failed here", **look))
-    again = np.flatnonzero((runs["attempt"] > 1).to_numpy())
+    again = np.flatnonzero((runs["attempt"] > 1).to_numpy() & (end - begin > end.max() / 80))  # wide enough for a digit
     for place in again.tolist():
         middle = (begin[place] + end[place]) / 2
         told = str(runs["attempt"].iloc[place])

@@ -247,7 +247,10 @@ async def test_live_and_ax_exclude_each_other(queue: sitq.TaskQueue, screen: Scr
 
 
 async def test_outside_of_a_notebook_a_live_plot_is_drawn_once(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(quick, [1, 2])
+    assert await batch.plot.durations(live=True) is None
+    with pytest.raises(InvalidArgument, match="durations: none of 2 tasks has finished"):
+        await batch.plot.durations()
     async with sitq.Worker(queue.backend):
-        batch = await queue.map(quick, [1, 2])
         await batch.wait()
     assert (await batch.plot.durations(live=True)).get_title() == "Run times of 2 tasks"
