@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
 from sitq.plotting import Plots
 from sitq.progress import Progress
+from sitq.refs import Ref, Refs
 from sitq.results import UNREADABLE, load_value
 from sitq.rows import Filter, ResultRow
 from sitq.watching import Watch
@@ -33,11 +34,16 @@ LOOK_S = 0.25  # between two looks of a wait
 NOT_ASKED = "it did not end: a later map of its batch does not ask for it, or it runs again"
 
 
+def _bare(columns: Iterable[str]) -> list[str]:
+    return [column.partition(".")[2] for column in columns if column.startswith(("param.", "label."))]
+
+
 class Batch:
     """The tasks of one ``map``, in the order of its rows.
 
     ``await batch`` shows a live bar, waits until every task has ended, and returns the batch; it never raises for
-    failed tasks. ``batch[i]`` is the id of row i, ``len(batch)`` their number.
+    failed tasks. ``batch[i]`` is the id of row i, ``len(batch)`` their number. Iterated, it gives
+    references: ``queue.map(score, batch)`` runs ``score`` on the value of each task.
 
     Attributes
     ----------
@@ -76,8 +82,49 @@ class Batch:
             return ids.texts(list(self._numbers[index]))
         return ids.text(self._numbers[index])
 
-    def __iter__(self) -> Iterator[str]:
-        return map(self.queue.backend.ids.text, self._numbers)
+    def __iter__(self) -> Iterator[Ref]:
+        return map(Ref, map(self.queue.backend.ids.text, self._numbers))
+
+    @reader("groups = await batch.groupby('region')")
+    async def groupby(self, by: str | Sequence[str]) -> list[tuple[Any, Refs]]:
+        """Return the tasks in groups of equal parameters, as rows for a map that reduces each.
+
+        Parameters
+        ----------
+        by : str or sequence of str
+            Parameters or labels, or whole names of columns of the frame such as "result.kind".
+
+        Returns
+        -------
+        list of (value, Refs)
+            In the order of the first task of each; with several names the value is a tuple. The references arrive as
+            the list of the tasks' values.
+
+        Raises
+        ------
+        InvalidArgument
+            There is no such column.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with sitq.TaskQueue(":memory:") as queue, sitq.Worker(queue.backend):
+        ...         sales = await queue.map(lambda region, n: n, [("north", 1), ("south", 2), ("north", 3)])
+        ...         return [(region, len(refs)) for region, refs in await sales.groupby("region")]
+        >>> asyncio.run(main())
+        batch 1: 3 new
+        [('north', 2), ('south', 1)]
+        """
+        names = [by] if isinstance(by, str) else list(by)
+        frame = await self.queue.to_frame(self)
+        columns = []
+        for name in names:
+            found = [c for c in (f"param.{name}", f"label.{name}", name) if c in frame.columns]
+            if not found:
+                raise InvalidArgument(f"by: the batch has no parameter {name!r}{nearest(name, _bare(frame.columns))}")
+            columns.append(found[0])
+        grouped = frame.groupby(columns[0] if isinstance(by, str) else columns, sort=False, dropna=False)
+        return [(value, Refs(list(ids))) for value, ids in grouped.groups.items()]
 
     def __bool__(self) -> bool:
         return True  # a batch without rows is a batch

@@ -18,6 +18,7 @@ from sitq.errors import (
 )
 from sitq.packing import MAX_BYTES
 from sitq.params import fields_of
+from sitq.refs import arriving, without_dropped
 from sitq.retry import qualified_name
 from sitq.serialization import Serializer
 from sitq.tracebacks import clean, traceback_text
@@ -41,6 +42,8 @@ class Call:
     record_result: bool
     made_with: str = ""
     attempt: Attempt = OUTSIDE  # which attempt of which task, and where what it tells goes
+    values: Mapping[str, bytes] | None = None  # of tasks that the arguments refer to, by id; None: it needs none
+    arrived: Mapping[str, Any] | None = None  # these as objects
     loaded: tuple[Callable[..., Any], dict[str, Any]] | None = None  # the function and the fixed arguments, as objects
 
 
@@ -77,6 +80,8 @@ class Loader:
 
     def has(self, call: Call) -> bool:
         """Whether nothing of this call but its arguments needs loading; never waits."""
+        if call.values is not None and call.arrived is None:
+            return False
         if call.loaded is None:
             try:
                 fixed = {name: self._shared[digest] for name, digest in call.shared.items()}
@@ -97,17 +102,38 @@ class Loader:
                 for name, digest in call.shared.items()
             }
             call.loaded = function, fixed
+            if call.values is not None:
+                call.arrived = {task_id: _value(call, task_id, value) for task_id, value in call.values.items()}
 
     def open(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return function and arguments; raises DeserializationError or Unavailable."""
         try:
             self.prepare(call)
-            args, kwargs = call.serializer.loads(call.arguments)
+            args, kwargs = _arguments(call)
         except DeserializationError as error:
             raise DeserializationError(f"{error}{_versions_hint(call)}") from error
         assert call.loaded is not None  # prepared
         function, fixed = call.loaded
         return function, args, {**fixed, **kwargs} if fixed else kwargs
+
+
+def _value(call: Call, task_id: str, value: bytes) -> Any:
+    try:
+        return call.serializer.loads(value)
+    except DeserializationError as error:
+        raise DeserializationError(f"the value of task {task_id}, which it needs, {error}") from error
+
+
+def _arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if call.arrived is None:
+        args, kwargs = call.serializer.loads(call.arguments)
+        return args, kwargs
+    with arriving(call.arrived) as arrival:
+        args, kwargs = call.serializer.loads(call.arguments)
+    if arrival.dropped:
+        args = tuple(map(without_dropped, args))
+        kwargs = {name: without_dropped(value) for name, value in kwargs.items()}
+    return args, kwargs
 
 
 class Once(dict[bytes, T]):

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from sitq.params import Labelled
+from sitq.refs import Ref, Refs
 
 DEEPEST = 100  # containers in containers
 EXACT = 1e15  # whole floats count to the last digit up to here; above, noise makes a whole number of another
@@ -55,6 +56,7 @@ def canonical(value: Any, above: tuple[int, ...] = ()) -> str:
       their class with their fields or parameters; what an estimator has learnt does not count, nor do fields with
       ``compare=False``. A ``functools.partial`` is its parts.
     - Arrays are dtype, shape and exact content; frames too, with their index and names.
+    - A reference to a task is the task's id.
     - Functions and classes are the name by which they can be imported; those of a notebook have none.
 
     Parameters
@@ -138,6 +140,8 @@ SCALARS: dict[type, Write] = {
     int: _int,
     str: _str,
     type(None): lambda value: "N",
+    Ref: lambda value: f"R{_str(value)}",
+    Refs: lambda value: f"R[{''.join(map(_str, value))}]",
     Labelled: lambda value: f"l{_str(value.label)}",
     type(...): lambda value: "E",
 }

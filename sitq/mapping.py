@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, Si
 from sitq.history import code_of
 from sitq.identity import Identity
 from sitq.params import params_of, unlabelled
+from sitq.refs import collecting
 from sitq.rows import NewBatch, NewCall, NewVersion, Options
 from sitq.selection import is_pandas
 from sitq.serialization import Serializer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TURN_S = 5e-3  # after so long the loop gets a turn
 MAX_SHARED = 900_000_000  # of a fixed object: SQLite takes a billion bytes in one value
+MOST_NEEDS = 5_000_000  # pairs of a task of one map and one that it comes after, at 20 bytes
 ON_CHANGE = ("unfinished", "all", "nothing", "raise")
 WAYS = "'unfinished', 'all', 'nothing' or 'raise'"
 
@@ -74,7 +76,12 @@ class Settings:
 
 
 async def map_rows(
-    queue: TaskQueue, options: Options, func: Callable[..., Any], rows: Iterable[Any], settings: Settings
+    queue: TaskQueue,
+    options: Options,
+    func: Callable[..., Any],
+    rows: Iterable[Any],
+    settings: Settings,
+    after: Sequence[int] = (),
 ) -> Batch:
     """Store the rows as a batch with these options, or take up the batch of this name; see :meth:`TaskQueue.map`."""
     function = queue.packer.function(func)
@@ -90,12 +97,13 @@ async def map_rows(
     began_at = time.time_ns() // 1000
     start = await begin(queue, NewBatch(settings.name, options.lane, session, version))
     try:
-        taking = Taking(queue, options, session, start, version, dict(shared.values()))
+        taking = Taking(queue, options, session, start, version, dict(shared.values()), after)
         if start.version is None:
             assert settings.name is not None  # only such are found again
             await taking.take_up(settings.name, settings.on_change, settings.retry_failed)
         fit = Fit(func, queue.packer.check_fit, fixed)
         turn = time.perf_counter()
+        number_of = queue.backend.ids.number
         for position, row in enumerate(listed):
             try:
                 args, kwargs = fit.call(row)
@@ -103,10 +111,16 @@ async def map_rows(
                 if taking.takes(known):
                     params = params_of(fit.named(args, kwargs)) if settings.record_params else None
                     args, kwargs = bare(args, kwargs)
-                    taking.add(known, NewCall(queue.packer.arguments(func, args, kwargs), params, place))
+                    payload, needs = queue.packer.arguments(func, args, kwargs)
+                    taking.add(known, NewCall(payload, params, place, tuple(map(number_of, needs))))
             except SitqError as error:
                 error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
                 raise
+            if len(after) * (position + 1) > MOST_NEEDS:
+                raise InvalidArgument(
+                    f"after: {len(after):,} tasks for each of more than {position:,} rows; let the rows come after one"
+                    " task that comes after those"
+                )
             await taking.write_full_chunk()
             if time.perf_counter() - turn > TURN_S:
                 await asyncio.sleep(0)
@@ -131,9 +145,15 @@ def packed(serializer: Serializer, fixed: Mapping[str, Any]) -> dict[str, tuple[
     found = {}
     for key, value in fixed.items():
         try:
-            payload = serializer.dumps(value)
+            with collecting() as refs:
+                payload = serializer.dumps(value)
         except SerializationError as error:
             raise SerializationError(f"fixed[{key!r}] {error}") from error
+        if refs:
+            raise InvalidArgument(
+                f"fixed[{key!r}] refers to task {refs[0]}; a value that is not there yet cannot be fixed: give the"
+                " reference in the rows, or await the task and give its value"
+            )
         if len(payload) > MAX_SHARED:
             raise PayloadTooLarge(
                 f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"

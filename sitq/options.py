@@ -12,16 +12,23 @@ from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, neare
 from sitq.mapping import Settings, map_rows
 from sitq.retry import RetryPolicy
 from sitq.rows import Options
+from sitq.selection import select
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
     from sitq.queue import TaskQueue
 
-KNOWN = ("priority", "delay", "run_at", "timeout", "retry", "key", "name", "tags", "lane", "record_params")
+KNOWN = (
+    *("priority", "delay", "run_at", "timeout", "retry", "key", "name", "tags", "lane", "record_params"),
+    *("after", "if_failed"),
+)
+IF_FAILED = ("fail", "skip", "drop")
 
 
-def read_options(lane: str, given: dict[str, Any]) -> tuple[Options, bool | None]:
-    """Return options as they are stored, and whether parameters are recorded (None: as the verb does by itself).
+def read_options(lane: str, given: dict[str, Any]) -> tuple[Options, bool | None, Any]:
+    """Return options as they are stored, and two that are not.
+
+    These are whether parameters are recorded (None: as the verb does by itself), and what is to end before.
 
     Raises
     ------
@@ -47,8 +54,18 @@ def read_options(lane: str, given: dict[str, Any]) -> tuple[Options, bool | None
         key=checks.text("key", given["key"]) if "key" in given else None,
         name=checks.text("name", given["name"]) if "name" in given else None,
         tags=json.dumps(checks.texts("tags", given["tags"]), ensure_ascii=False) if "tags" in given else None,
+        if_failed=_if_failed(given.get("if_failed", "fail")),
     )
-    return options, record_params
+    return options, record_params, given.get("after")
+
+
+def _if_failed(given: object) -> str:
+    wanted = "'fail', 'skip' or 'drop'"
+    if not isinstance(given, str):
+        raise bad_type("if_failed", given, wanted)
+    if given not in IF_FAILED:
+        raise InvalidArgument(f"{bad_value('if_failed', given, wanted)}{nearest(given, IF_FAILED)}")
+    return given
 
 
 def _retry(given: object) -> str | None:
@@ -64,14 +81,24 @@ def _retry(given: object) -> str | None:
 class TaskOptions:
     """Enqueues with options; made by :meth:`TaskQueue.options`."""
 
-    def __init__(self, queue: TaskQueue, options: Options, record_params: bool | None):
+    def __init__(self, queue: TaskQueue, options: Options, record_params: bool | None, after: Any):
         self._queue = queue
         self._options = options
         self._record_params = record_params
+        self._after = after
+
+    async def _after_numbers(self) -> list[int]:
+        if self._after is None:
+            return []
+        await self._queue._session_number()  # connected from here on
+        backend = self._queue.backend
+        tasks = select(self._after, backend.ids)
+        return await backend.numbers(tasks) if tasks.numbers is None else list(tasks.numbers)
 
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
         """Store a call with these options; see :meth:`TaskQueue.enqueue`."""
-        return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs)
+        after = await self._after_numbers()
+        return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs, after)
 
     async def map(
         self,
@@ -100,6 +127,7 @@ class TaskOptions:
             func,
             rows,
             Settings(fixed, name, on_change, ignore, identity, retry_failed, version, record_params, record_result),
+            await self._after_numbers(),
         )
 
     def __repr__(self) -> str:

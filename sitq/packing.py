@@ -20,6 +20,7 @@ from sitq.errors import (
     SerializationError,
     bad_type,
 )
+from sitq.refs import any_made, collecting
 from sitq.rows import Function
 from sitq.serialization import PLAIN, Serializer
 
@@ -84,8 +85,10 @@ class Packer:
             self._known[function] = (fingerprint, packed)
         return packed
 
-    def arguments(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Return arguments as bytes.
+    def arguments(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, list[str]]:
+        """Return arguments as bytes, and the ids of the tasks that they refer to.
 
         Raises
         ------
@@ -95,14 +98,21 @@ class Packer:
             One of them cannot be pickled; it is named.
         """
         try:
-            payload = self.serializer.dumps((args, kwargs))
+            payload, needs = self._dumps((args, kwargs))
         except SerializationError as error:
             raise SerializationError(f"{self._which(function, args, kwargs)} {error}") from error
         if len(payload) > WARN_BYTES:
             sizes = [(len(self.serializer.dumps(a)), f"argument {i + 1}") for i, a in enumerate(args)]
             sizes += [(len(self.serializer.dumps(v)), f"argument {k!r}") for k, v in kwargs.items()]
             self._too_large(f"a call of {_name(function)}", len(payload), max(sizes)[1])
-        return payload
+        return payload, needs
+
+    def _dumps(self, value: Any) -> tuple[bytes, list[str]]:
+        if not any_made():
+            return self.serializer.dumps(value), []
+        with collecting() as found:
+            payload = self.serializer.dumps(value)
+        return payload, list(dict.fromkeys(found))
 
     def check_fit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments that do not fit the function's signature, where that is known."""

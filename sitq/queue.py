@@ -25,6 +25,7 @@ from sitq.overview import Overview, look
 from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.plotting import Plots
+from sitq.refs import Ref, Refs
 from sitq.results import to_result
 from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
 from sitq.selection import ids_in
@@ -104,15 +105,58 @@ class TaskQueue(Observing, Framing):
         return await self._enqueue(self._default, False, func, args, kwargs)
 
     async def _enqueue(
-        self, options: Options, record_params: bool, func: Callable[..., Any], args: Any, kwargs: Any
+        self,
+        options: Options,
+        record_params: bool,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        after: Sequence[int] = (),
     ) -> str:
         packer = self.packer
         function = packer.function(func)
         packer.check_fit(func, args, kwargs)
         params = params_of(bound(func, args, kwargs)) if record_params else None
-        call = NewCall(packer.arguments(func, args, kwargs), params)
-        numbers = await self.backend.enqueue(NewTasks(function, options, (call,), await self._session_number()))
-        return self.backend.ids.text(numbers[0])
+        payload, needs = packer.arguments(func, args, kwargs)
+        session = await self._session_number()
+        ids = self.backend.ids
+        call = NewCall(payload, params, None, tuple(map(ids.number, needs)))
+        numbers = await self.backend.enqueue(NewTasks(function, options, (call,), session, after=after))
+        return ids.text(numbers[0])
+
+    def ref(self, selection: Any) -> Ref | Refs:
+        """Return references, which as arguments arrive as the values of the tasks.
+
+        A task waits for those that its arguments refer to, also within lists, dicts and other objects. Iterating a
+        batch gives references, too.
+
+        Parameters
+        ----------
+        selection : object
+            An id, a Result or a Task; ids, a Batch, a DataFrame or Series.
+
+        Returns
+        -------
+        Ref or Refs
+            Of one task: arrives as its value. Of several: arrives as the list of their values.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Something that names no tasks.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         base = await queue.enqueue(pow, 2, 5)
+        ...         return (await queue.get_result(await queue.enqueue(pow, queue.ref(base), 2))).value
+        >>> asyncio.run(main())
+        1024
+        """
+        if isinstance(selection, str | Result | Task):
+            return Ref(ids_in(selection)[0])
+        return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
 
     def options(self, **options: Any) -> TaskOptions:
         """Return an enqueuer with options, which so take no argument's name away.
@@ -131,6 +175,12 @@ class TaskQueue(Observing, Framing):
             One task per key while its row exists; a second enqueue returns the first one's id.
         name, tags : str; list of str
             Shown in frames.
+        after : object
+            An id, ids, a Batch, results, a DataFrame or Series: it waits until these have ended.
+        if_failed : str
+            What becomes of it if one that it comes after, or that its arguments refer to, fails or is cancelled:
+            "fail" (default), "skip" (it is cancelled), or "drop" (it runs without: lists lack that value, and an
+            argument of its own is None).
         lane : str
             The stream of tasks; default the queue's.
         record_params : bool

@@ -9,10 +9,15 @@ from sitq.backends.base import Backend
 from sitq.errors import DeserializationError, SitqError, UntrustedPayload
 from sitq.models import COMPLETED, STATES, Result, to_datetime
 from sitq.rows import ResultRow
-from sitq.sealing import RESULT
+from sitq.sealing import RESULT, Sealer
 from sitq.serialization import Serializer, reason
 
 UNREADABLE = (DeserializationError, UntrustedPayload)  # what reading a value may raise
+
+
+def open_value(row: ResultRow, sealer: Sealer) -> tuple[int, bytes]:
+    """Check the value of a completed task, and return its serializer's number and its bytes."""
+    return sealer.open(RESULT, row.number, row.attempts.to_bytes(4, "little"), row.sealed or b"")
 
 
 def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
@@ -26,7 +31,7 @@ def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
     if row.state != COMPLETED:
         return None
     try:
-        number, payload = backend.sealer.open(RESULT, row.number, row.attempts.to_bytes(4, "little"), row.sealed or b"")
+        number, payload = open_value(row, backend.sealer)
         if number != serializer.number:
             raise DeserializationError(
                 f"it was stored by another serializer (number {number}); this queue has {serializer.name}"

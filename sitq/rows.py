@@ -47,6 +47,7 @@ class NewCall(NamedTuple):
     arguments: bytes  # serialized (args, kwargs), not sealed
     params: str | None = None  # recorded parameters, a JSON object
     point: Place | None = None  # in a named batch
+    needs: tuple[int, ...] = ()  # tasks whose values are arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Options:
     key: str | None = None  # one task per key while its row exists
     name: str | None = None  # shown in frames
     tags: str | None = None  # a JSON list
+    if_failed: str = "fail"  # what becomes of it if a task that it needs fails: fail, skip or drop
 
 
 class NewTasks(NamedTuple):
@@ -75,6 +77,7 @@ class NewTasks(NamedTuple):
     version: int | None = None  # the batch's version these calls belong to
     position: int = 0  # of the first call in its batch
     last: bool = True  # whether the batch is whole after these
+    after: Sequence[int] = ()  # tasks that end before each of these begins
 
 
 class Claim(NamedTuple):
@@ -91,6 +94,7 @@ class Claim(NamedTuple):
     version: int | None  # of the batch: names the fixed arguments
     lane: int  # row numbers, for the counts
     batch: int
+    depends: bool = False  # whether it came after other tasks, whose values may be arguments
 
 
 class Completion(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import cloudpickle
 
 from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
+from sitq.refs import Ref, Refs, any_made
 
 PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -168,6 +169,8 @@ class JSONSerializer:
     def dumps(self, value: Any) -> bytes:
         """Serialize plain data; tuples become lists."""
         try:
+            if any_made() and _has_ref(value):
+                raise TypeError("a reference to a task needs the default serializer")
             return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(f"cannot be written as JSON: {reason(error)}") from error
@@ -208,6 +211,12 @@ class JSONSerializer:
             # What a module imports it does not offer: allowing "tasks" must not allow tasks.run, subprocess's run.
             raise SerializationError(f"{path} is not defined in {module}; name it itself on the allow-list to allow it")
         return found  # type: ignore[no-any-return]
+
+
+def _has_ref(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_ref, value.values()))
+    return any(map(_has_ref, value)) if isinstance(value, list | tuple) else isinstance(value, Ref | Refs)
 
 
 def is_plain(value: Any, depth: int = 3) -> bool:

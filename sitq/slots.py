@@ -18,7 +18,7 @@ from sitq.loops import call_in_loop, exiting
 from sitq.models import CANCELLED, CANCELLING
 from sitq.rows import Claim, Completion
 from sitq.serialization import Serializer
-from sitq.unpacking import AGAIN_S, Unpacker
+from sitq.unpacking import AGAIN_S, NotReady, Unpacker
 
 log = logging.getLogger("sitq")
 
@@ -132,6 +132,10 @@ class Slots:
             except Unavailable as error:
                 self._gone(error)
                 return
+            except NotReady:
+                self._claimed.discard(claim.number)
+                self._release_soon([claim])
+                continue
             except Exception as error:  # a row that makes no sense is the task's failure, not the worker's
                 refused = error
             if claimer is not self.claimer:

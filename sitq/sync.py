@@ -21,6 +21,7 @@ from sitq.options import TaskOptions
 from sitq.plotting import SyncPlots
 from sitq.portal import Portal
 from sitq.queue import TaskQueue
+from sitq.refs import Ref, Refs
 from sitq.serialization import Serializer
 from sitq.sync_batch import SyncBatch
 from sitq.sync_events import SyncEvents
@@ -189,6 +190,10 @@ class SyncTaskQueue:
     def cancel(self, selection: Any) -> int:
         """Cancel tasks; see :meth:`TaskQueue.cancel`."""
         return self._call(self._queue.cancel(selection))
+
+    def ref(self, selection: Any) -> Ref | Refs:
+        """Return references, which as arguments arrive as values; see :meth:`TaskQueue.ref`."""
+        return self._queue.ref(selection)
 
     def rename(self, batch: SyncBatch | str, name: str) -> None:
         """Give a batch another name; see :meth:`TaskQueue.rename`."""

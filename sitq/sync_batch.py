@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
 from sitq.batch import Batch
 from sitq.models import Result
 from sitq.plotting import SyncPlots
+from sitq.refs import Ref, Refs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class SyncBatch:
     def __getitem__(self, index: Any) -> Any:
         return self.batch[index]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Ref]:
         return iter(self.batch)
 
     def show(self, track: Mapping[str, Literal["max", "min"]] | None = None) -> SyncBatch:
@@ -72,6 +73,10 @@ class SyncBatch:
 
     async def _show(self, track: Mapping[str, Literal["max", "min"]] | None) -> None:
         self.batch.show(track)
+
+    def groupby(self, by: str | Sequence[str]) -> list[tuple[Any, Refs]]:
+        """Return the tasks in groups of equal parameters; see :meth:`Batch.groupby`."""
+        return self._queue._call(self.batch.groupby(by))
 
     def wait(self, timeout: float | str | None = None) -> bool:
         """Show the bar and wait until every task has ended, or the time is up; return whether they have.

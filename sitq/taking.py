@@ -11,7 +11,7 @@ import os
 import warnings
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sitq.errors import BatchExists, CodeChanged, StaleResults
@@ -88,6 +88,7 @@ class Taking:
         start: MapStart,
         version: NewVersion,
         shared: Mapping[bytes, bytes],
+        after: Sequence[int],
     ):
         self._backend = queue.backend
         self._serializer = queue.serializer.number
@@ -99,6 +100,7 @@ class Taking:
         self._function = version.function  # of new tasks and those that take what the map says
         self._version = start.version or 0  # theirs; 0: not stored yet
         self._new = version
+        self._after = after  # tasks that end before these begin
         self._shared = dict(shared)  # fixed objects by digest, not stored yet
         self._points: dict[bytes, list[Point]] = {}  # that are there, by identity, in order of occurrence
         self._occurrences: Counter[bytes] = Counter()
@@ -234,7 +236,9 @@ class Taking:
             self.numbers[place] = number
 
     def _tasks(self, calls: list[NewCall]) -> NewTasks:
-        return NewTasks(self._function, self._options, calls, self._session, self._batch, self._version)
+        return NewTasks(
+            self._function, self._options, calls, self._session, self._batch, self._version, after=self._after
+        )
 
     async def end(self) -> None:
         """Store the rest, and let everything run."""

@@ -13,7 +13,9 @@ from sitq.backends.base import Backend
 from sitq.call import Call, Unavailable
 from sitq.context import Attempt, Facts
 from sitq.errors import BackendError, BackendMoved, DeserializationError, QueueClosed
+from sitq.models import COMPLETED, PENDING, PROCESSING
 from sitq.reports import Report
+from sitq.results import open_value
 from sitq.rows import Claim
 from sitq.sealing import ARGUMENTS, FUNCTION, SHARED
 from sitq.serialization import Serializer
@@ -24,6 +26,10 @@ AGAIN_S = 1.0  # after the store failed
 T = TypeVar("T")
 
 
+class NotReady(Exception):
+    """A task that it needs runs again since it was claimed: its claim goes back."""
+
+
 class Unpacker:
     """Turns claims into calls, in the worker's loop."""
 
@@ -32,11 +38,14 @@ class Unpacker:
         self._serializer = serializer
         self._loop = asyncio.get_running_loop()
         self._functions: dict[int, tuple[bytes, bytes, bool, str]] = {}  # digest, payload, coroutine, made with
+        self._values: dict[int, dict[str, bytes]] = {}  # of tasks that claimed ones refer to
         self._versions: dict[int, tuple[dict[str, bytes], bool]] = {}  # fixed arguments, whether results are recorded
 
     def knows(self, claim: Claim) -> bool:
-        """Whether its function and version were fetched."""
-        return claim.function in self._functions and (claim.version is None or claim.version in self._versions)
+        """Whether its function and version were fetched, and it needs nothing else."""
+        if claim.depends or claim.function not in self._functions:
+            return False
+        return claim.version is None or claim.version in self._versions
 
     async def fetch(self, claim: Claim) -> None:
         """Fetch function and version, however long the store takes to be readable.
@@ -58,6 +67,34 @@ class Unpacker:
             version = await self._patiently(lambda: backend.version(number))
             fixed = {name: bytes.fromhex(digest) for name, digest in json.loads(version.fixed).items()}
             self._versions[number] = (fixed, bool(version.record_result))
+
+        if claim.depends:
+            self._values[claim.number] = await self._fetch_values(claim)
+
+    async def _fetch_values(self, claim: Claim) -> dict[str, bytes]:
+        """Fetch the values of tasks that the arguments refer to, verified."""
+        backend = self._backend
+        needed = await self._patiently(lambda: backend.needed(claim.number))
+        rows = await self._patiently(lambda: backend.results(needed)) if needed else []
+        if len(rows) < len(needed):
+            gone = next(number for number in needed if number not in {row.number for row in rows})
+            raise DeserializationError(f"task {backend.ids.text(gone)}, whose value it needs, was purged")
+        values: dict[str, bytes] = {}
+        for row in rows:
+            if row.state in (PENDING, PROCESSING):
+                raise NotReady
+            if row.state == COMPLETED:
+                task_id = backend.ids.text(row.number)
+                serializer, values[task_id] = open_value(row, backend.sealer)
+                self._check(serializer, f"the value of task {task_id}, which it needs,")
+        return values
+
+    def _check(self, serializer: int, what: str) -> None:
+        if serializer != self._serializer.number:
+            raise DeserializationError(
+                f"{what} was stored by another serializer (number {serializer});"
+                f" this worker has {self._serializer.name}"
+            )
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         """Read until the store can be read: that it cannot is not the task's fault."""
@@ -85,10 +122,7 @@ class Unpacker:
         """
         digest, function, coroutine, made_with = self._functions[claim.function]
         number, arguments = self._backend.sealer.open(ARGUMENTS, claim.number, digest, claim.sealed)
-        if number != self._serializer.number:
-            raise DeserializationError(
-                f"the task was stored by another serializer (number {number}); this worker has {self._serializer.name}"
-            )
+        self._check(number, "the task")
         fixed, record_result = ({}, True) if claim.version is None else self._versions[claim.version]
         return Call(
             digest,
@@ -101,6 +135,7 @@ class Unpacker:
             record_result,
             made_with,
             Attempt(partial(self._facts, claim), self._serializer, tell),
+            self._values.pop(claim.number, None),
         )
 
     def _facts(self, claim: Claim) -> Facts:

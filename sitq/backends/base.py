@@ -314,6 +314,10 @@ class Backend(ABC):
         """Return a shared object, sealed."""
 
     @abstractmethod
+    async def needed(self, number: int) -> list[int]:
+        """Return the tasks whose values are arguments of a task, in order."""
+
+    @abstractmethod
     async def results(self, numbers: Sequence[int]) -> list[ResultRow]:
         """Return these tasks with how they ended; those that have not ended yet say so by their state.
 

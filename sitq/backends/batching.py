@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.coding import add_version, move_counts, unask
+from sitq.backends.depending import ANY, any_needs, depend
 from sitq.backends.group import (
     BLOCKS,
     INLINE_BYTES,
@@ -142,6 +143,9 @@ def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
                 " WHERE number = ? AND state = 0",
                 (sealed, number),
             )
+        if any_needs(tasks) or group.execute(ANY).fetchone():
+            taken = [(number, call) for number, call in zip(numbers, tasks.calls, strict=True) if number in wanted]
+            depend(group, tasks._replace(calls=[call for _, call in taken]), [number for number, _ in taken])
     return [None] * len(requests)
 
 

@@ -11,6 +11,7 @@ from sitq.backends import changes
 from sitq.backends.base import Claimer
 from sitq.backends.batching import ack_batch, check_mapping
 from sitq.backends.committing import came_through
+from sitq.backends.depending import depend
 from sitq.backends.group import BLOCKS, INLINE_BYTES, SCHEDULED, Caches, Group, blocks, due, is_stored, now_us, remove
 from sitq.backends.working import promote
 from sitq.models import PENDING, PROCESSING, Waits
@@ -66,6 +67,7 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
     large: list[tuple[int, bytes]] = []
     whole: list[int] = []
     answers: list[list[int]] = []
+    dependent: list[tuple[NewTasks, list[int]]] = []
     keyed: dict[str, int] = {}
     seal = group.sealer.seal
     for request in requests:
@@ -97,8 +99,10 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
         if not runs or runs[-1][:2] != (shared, are_points):
             runs.append((shared, are_points, []))
         values = runs[-1][2]
-        for arguments, params, point in request.calls:
+        depends = bool(request.after)
+        for arguments, params, point, needs in request.calls:
             number += 1
+            depends = depends or bool(needs)
             sealed: bytes | None = seal(ARGUMENTS, number, digest, serializer, arguments)
             if len(sealed) > INLINE_BYTES:  # type: ignore[arg-type]  # not None yet
                 large.append((number, sealed))  # type: ignore[arg-type]
@@ -111,6 +115,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
                 position += 1
         numbers = list(range(first, number + 1))
         answers.append(numbers)
+        if depends:
+            dependent.append((request, numbers))
         if options.key is not None:
             keyed[options.key] = numbers[0]
         if (lane, batch) != (1, 0):
@@ -125,6 +131,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
             group.execute((INSERT_POINTS if are_points else INSERT)[size], (*shared, *block))
     for task, payload in large:
         group.execute("INSERT INTO payloads (task, kind, sealed) VALUES (?, 0, ?)", (task, payload))
+    for request, numbers in dependent:
+        depend(group, request, numbers)
     for batch in whole:  # after the rows: earlier chunks may be part of this very transaction
         ack_batch(group, batch)
     return answers
@@ -219,12 +227,14 @@ def plain_values(
     """
     options, function = request.options, request.function
     function_number = caches.functions.get(function.digest)
-    ((arguments, params, _),) = request.calls
+    ((arguments, params, _, needs),) = request.calls
     number = caches.last_task + 1
     if (
         function_number is None
         or number == 1
         or params is not None
+        or needs
+        or request.after
         or request.batch
         or not is_plain(options)
         or caches.lanes.get(options.lane) != 1  # the tasks of any other lane are counted

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiosqlite
 import aiosqlite.core
 
-from sitq.backends import changes, enqueueing, guard, queries, working
+from sitq.backends import changes, depending, enqueueing, guard, queries, working
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
@@ -271,6 +271,7 @@ class Transaction(Group):
 
     def finish(self) -> None:
         """Claim for the workers, then write counters and changes."""
+        depending.follow(self)
         if self.claimable:
             working.serve(self, self.claimers)
         super().finish()

@@ -210,6 +210,7 @@ WHERE ((SELECT count(*) FROM versions WHERE batch = ?1) > 1 OR EXISTS (SELECT 1 
 
 FUNCTION = "SELECT number, digest, name, module, coroutine, source, sealed, made_with FROM functions WHERE number = ?"
 VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE number = ?"
+NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"

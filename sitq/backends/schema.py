@@ -96,6 +96,7 @@ CREATE TABLE tasks (
     state INTEGER NOT NULL DEFAULT 0,
     waits INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
+    depends INTEGER NOT NULL DEFAULT 0,  -- 1: there are tasks that it needs
     lane INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     origin INTEGER NOT NULL,  -- session that enqueued it
@@ -164,7 +165,8 @@ CREATE TABLE attempts (
 CREATE TABLE dependencies (
     task INTEGER NOT NULL,
     needs INTEGER NOT NULL,
-    if_failed TEXT NOT NULL,
+    if_failed TEXT NOT NULL,  -- fail, skip or drop
+    is_argument INTEGER NOT NULL,  -- 0: it only comes after it
     PRIMARY KEY (task, needs)
 ) WITHOUT ROWID;
 CREATE INDEX dependencies_back ON dependencies (needs);

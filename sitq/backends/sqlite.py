@@ -398,6 +398,10 @@ class SQLiteBackend(Backend):
             raise TaskNotFound(digest.hex(), "no shared object of this digest is stored")
         return bytes(rows[0][0])
 
+    async def needed(self, number: int) -> list[int]:
+        """Return the tasks whose values are arguments of a task."""
+        return [row[0] for row in await self._open.read(queries.NEEDED, (number,))]
+
     async def results(self, numbers: Sequence[int]) -> list[ResultRow]:
         """Return these tasks with how they ended, if they did."""
         live = self._open

@@ -10,6 +10,10 @@ from sitq.backends.group import Group, back_to_pending, remove, where
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter, NewVersion
 
+NEEDED = (  # by a task that has not ended
+    "EXISTS (SELECT 1 FROM dependencies JOIN tasks AS dependent ON dependent.number = dependencies.task"
+    " WHERE dependencies.needs = tasks.number AND dependent.state < 2)"
+)
 UNACKED_IF_NEW = (  # in a batch whose map is not at its end
     "CASE WHEN EXISTS (SELECT 1 FROM batches WHERE batches.number = tasks.batch AND mapping IS NOT NULL"
     f" AND tasks.number > mapped_after) THEN {Waits.UNACKED.value} ELSE 0 END"
@@ -159,7 +163,8 @@ def purge(group: Group, requests: Sequence[tuple[Filter, int | None]]) -> list[i
 def purgeable(tasks: Filter, before: int | None) -> tuple[str, list[Any]]:
     """Write what may be purged as a condition and its parameters."""
     condition, values = where(tasks)
-    return f"state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?) AND {condition}", [before, before, *values]
+    ended = f"state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?) AND NOT {NEEDED} AND {condition}"
+    return ended, [before, before, *values]
 
 
 def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:

@@ -88,7 +88,8 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
         f" AND {which} AND NOT (SELECT paused FROM lanes WHERE number = ?)"
         " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
         " ORDER BY priority DESC, number LIMIT ?)"
-        " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch",
+        " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch,"
+        " depends",
         (session, group.now, lane, lane, session, n),
     ).fetchall()
     if len(rows) > 1:
@@ -106,8 +107,9 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
             version,
             lane,
             batch,
+            bool(depends),
         )
-        for _, number, attempt, function, sealed, timeout_s, retry, losses, failures, version, batch in rows
+        for _, number, attempt, function, sealed, timeout_s, retry, losses, failures, version, batch, depends in rows
     ]
 
 

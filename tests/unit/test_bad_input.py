@@ -128,6 +128,11 @@ OPTIONS: dict[str, Case] = {
     "10 MB in a name": (option(name=LONG), ValueError, "name must be at most 1,000 characters long, not 10,000,000"),
     "a text as tags": (option(tags="abc"), TypeError, "tags must be a list of str"),
     "a number among tags": (option(tags=["a", 5]), TypeError, r"tags\[1\] must be a str, not 5"),
+    "an unknown if_failed": (option(if_failed="dropp"), ValueError, "if_failed must be .*'dropp'; did you mean 'drop'"),
+    "a number as if_failed": (option(if_failed=5), TypeError, "if_failed must be .* not 5"),
+    "a number in after": (option(after=5), TypeError, "selection must be an id"),
+    "an unknown id in after": (option(after="abc"), LookupError, "not a task id"),
+    "a reference to nothing": (lambda q: q.ref(5), TypeError, "selection must be an id"),
     "an empty lane": (option(lane=" "), ValueError, "lane .*not empty"),
     "a wrong record_params": (option(record_params=1), TypeError, "record_params must be True or False, not 1"),
 }

@@ -22,7 +22,8 @@ async def depend(queue: sitq.TaskQueue, task: str, needs: str) -> None:
     assert opened.writer.connection is not None
     with opened.writer._lock:
         opened.writer.connection.execute(
-            "INSERT INTO dependencies (task, needs, if_failed) VALUES (?, ?, 'fail')", (number(task), number(needs))
+            "INSERT INTO dependencies (task, needs, if_failed, is_argument) VALUES (?, ?, 'fail', 0)",
+            (number(task), number(needs)),
         )
 
 
