@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sitq.backends.base import Backend as Backend
     from sitq.backends.sqlite import SQLiteBackend as SQLiteBackend
     from sitq.batch import Batch as Batch
+    from sitq.context import current_task as current_task
     from sitq.distributions import loguniform as loguniform
     from sitq.errors import CodeChanged as CodeChanged
     from sitq.errors import Interrupted as Interrupted
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sitq.opening import open as open
     from sitq.queue import TaskQueue as TaskQueue
     from sitq.reading import read as read
+    from sitq.retry import Retry as Retry
     from sitq.retry import RetryPolicy as RetryPolicy
     from sitq.serialization import CloudpickleSerializer as CloudpickleSerializer
     from sitq.serialization import JSONSerializer as JSONSerializer
@@ -52,6 +54,7 @@ _HOME = {
     "Interrupted": "errors",
     "JSONSerializer": "serialization",
     "Result": "models",
+    "Retry": "retry",
     "RetryPolicy": "retry",
     "SQLiteBackend": "backends.sqlite",
     "SitqError": "errors",
@@ -63,6 +66,7 @@ _HOME = {
     "TaskNotFound": "errors",
     "TaskQueue": "queue",
     "Worker": "worker",
+    "current_task": "context",
     "grid": "grids",
     "labels": "grids",
     "loguniform": "distributions",
@@ -82,6 +86,7 @@ __all__ = [  # found by __getattr__
     "Interrupted",
     "JSONSerializer",
     "Result",
+    "Retry",
     "RetryPolicy",
     "SQLiteBackend",
     "SitqError",
@@ -93,6 +98,7 @@ __all__ = [  # found by __getattr__
     "TaskNotFound",
     "TaskQueue",
     "Worker",
+    "current_task",
     "grid",
     "labels",
     "loguniform",

@@ -19,7 +19,7 @@ from sitq.errors import (
 from sitq.packing import MAX_BYTES
 from sitq.params import fields_of
 from sitq.refs import arriving, without_dropped
-from sitq.retry import qualified_name
+from sitq.retry import Retry, qualified_name
 from sitq.serialization import Serializer
 from sitq.tracebacks import clean, traceback_text
 
@@ -60,6 +60,7 @@ class Outcome:
     traceback: str | None = None
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # monotonic, beside the function
+    again: tuple[float, bool] | None = None  # it asked to run again: after so many seconds, and whether that is charged
     was_cancelled: bool = False  # ended by a CancelledError
     unavailable: bool = False  # did not run, since the store was gone: the claim goes back
 
@@ -212,6 +213,7 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
         traceback=traceback_text(error, trace, MAX_TEXT),
         started_at=started_at,
         duration_s=duration_s,
+        again=(error.delay_s, error.charge) if isinstance(error, Retry) else None,
         unavailable=isinstance(error, Unavailable),
     )
 

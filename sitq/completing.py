@@ -29,19 +29,32 @@ def completion_of(claim: Claim, outcome: Outcome, serializer: int) -> Completion
             started_at=outcome.started_at,
             duration_s=outcome.duration_s,
         )
-    delay = None
-    if claim.retry is not None:
-        delay = _policy(claim.retry).next_delay(claim.failures + 1, outcome.error_bases)
+    delay, charge, error = _another(claim, outcome)
     return Completion(
         claim,
         FAILED if delay is None else PENDING,
         error_type=outcome.error_type,
-        error=outcome.error,
+        error=error,
         traceback=outcome.traceback,
         started_at=outcome.started_at,
         duration_s=outcome.duration_s,
         retry_at=None if delay is None else time.time_ns() // 1000 + round(delay * MICROSECONDS),
+        charge=charge,
     )
+
+
+def _another(claim: Claim, outcome: Outcome) -> tuple[float | None, bool, str | None]:
+    """Return after how many seconds another attempt follows (None: none does), whether it is charged, and the error."""
+    policy = _policy(claim.retry) if claim.retry is not None else None
+    if outcome.again is None:
+        delay = None if policy is None else policy.next_delay(claim.failures + 1, outcome.error_bases)
+        return delay, True, outcome.error
+    delay, charge = outcome.again
+    retries = 0 if policy is None else policy.retries
+    if charge and claim.failures >= retries:
+        remedy = "give it more with queue.options(retry=…), or raise Retry(…, charge=False)"
+        return None, True, f"{outcome.error}, but none of its {retries} retries are left: {remedy}"
+    return delay, charge, outcome.error
 
 
 @lru_cache(maxsize=64)

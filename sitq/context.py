@@ -146,7 +146,7 @@ class CurrentTask:
         self._attempt = attempt
         self._step = 0  # where log() goes on counting
         self._saved: Checkpoint | None = None  # by this attempt
-        self._files = 0
+        self._saves = 0
         facts = attempt.facts()
         self.id: str | None = facts.task_id
         self.attempt: int = facts.attempt
@@ -279,7 +279,7 @@ class CurrentTask:
         if text is not None:
             if not isinstance(text, str):
                 raise bad_type("text", text, "a str; give other values a name, such as note(status=429)")
-            notes = {"": scalar(text), **notes}
+            notes = {"note": scalar(text), **notes}
         self._attempt.tell(Report(notes=notes))
 
     # ---- checkpoints ----
@@ -304,16 +304,16 @@ class CurrentTask:
         if self.id is None or serializer is None:
             return
         payload = serializer.dumps(obj)
-        saved = Checkpoint(payload, step=self._step)
+        self._saves += 1
+        saved = Checkpoint(payload, step=self._step, saves=self._saves)
         if len(payload) > MAX_INLINE:
-            saved = Checkpoint(None, *self._write(payload), self._step)
+            saved = Checkpoint(None, *self._write(payload), self._step, self._saves)
         self._saved = saved
         self._attempt.tell(Report(checkpoint=saved))
 
     def _write(self, payload: bytes) -> tuple[str, bytes]:
         """Write a checkpoint's file whole, and return its name and digest."""
-        self._files += 1
-        name = f"checkpoint-{self.attempt}-{self._files}"
+        name = f"sitq-checkpoint-{self.attempt}-{self._saves}"
         path = self.folder / name
         try:
             with open(path, "wb") as file:

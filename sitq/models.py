@@ -273,6 +273,7 @@ class Result:
     worker: str | None  # name of the worker of the last attempt
     name: str  # given with ``options(name=…)``, else the function's
     params: dict[str, Any]
+    notes: dict[str, Any]  # what it told with ``current_task().note(…)``; its text is "note"
     _load: Callable[[], Any] = field(repr=False, compare=False)
 
     @cached_property

@@ -36,6 +36,7 @@ class Checkpoint(NamedTuple):
     file: str | None = None  # its name in the task's folder
     digest: bytes | None = None  # of the file
     step: int = 0  # where ``log`` went on counting when it was saved
+    saves: int = 0  # how many this attempt saved, this one included
 
 
 class Report(NamedTuple):

@@ -64,5 +64,6 @@ def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Resul
         worker=row.worker,
         name=row.name,
         params=json.loads(row.params) if row.params else {},
+        notes=json.loads(row.notes) if row.notes else {},
         _load=lambda: load_value(row, backend, serializer),
     )

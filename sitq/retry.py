@@ -9,10 +9,40 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from sitq.durations import seconds
-from sitq.errors import bad_type, bad_value
+from sitq.errors import SitqError, bad_type, bad_value
 
 ErrorName = type[BaseException] | str
 MAX_DELAY_S = 300.0
+
+
+class Retry(SitqError):
+    """Raised by a task that is to run again, such as one whose server said when.
+
+    Parameters
+    ----------
+    delay : float or str
+        Not before so long from now, in seconds or as "90s", "5m".
+    charge : bool
+        Whether it counts as one of the task's retries; when none are left, the task fails. False: it runs again
+        however often it asks for that.
+
+    Examples
+    --------
+    >>> def ask(url):
+    ...     answer = httpx.get(url)
+    ...     if answer.status_code == 429:
+    ...         raise Retry(answer.headers["Retry-After"] + "s", charge=False)
+    ...     return answer.json()
+    >>> str(Retry("5m"))
+    'asked to run again in 300 s'
+    """
+
+    def __init__(self, delay: float | str, *, charge: bool = True):
+        self.delay_s = seconds("delay", delay)
+        if type(charge) is not bool:
+            raise bad_type("charge", charge, "True or False")
+        self.charge = charge
+        super().__init__(f"asked to run again in {self.delay_s:g} s")
 
 
 @dataclass(frozen=True)

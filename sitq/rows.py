@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sitq.reports import Checkpoint, Metric, Progress
+
 
 class Function(NamedTuple):
     """A function as it is stored: once per content."""
@@ -95,6 +97,21 @@ class Claim(NamedTuple):
     lane: int  # row numbers, for the counts
     batch: int
     depends: bool = False  # whether it came after other tasks, whose values may be arguments
+    checkpoint: bytes | None = None  # what an attempt before saved, sealed
+
+
+class Told(NamedTuple):
+    """What a running attempt tells, to be stored. Each part replaces what was stored of it; None leaves it."""
+
+    number: int
+    attempt: int
+    progress: Progress | None = None
+    metrics: Sequence[Metric] = ()  # one of a name and step replaces another
+    notes: str | None = None  # a JSON object, with all of them
+    output: bytes | None = None  # all that is kept of it, not sealed
+    checkpoint: Checkpoint | None = None
+    serializer: int = 0  # number of the serializer of the checkpoint
+    done: bool = False  # completes in the same transaction: its checkpoint goes
 
 
 class Completion(NamedTuple):
@@ -111,6 +128,7 @@ class Completion(NamedTuple):
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # by a monotonic clock beside the function
     retry_at: int | None = None  # µs in UTC, with PENDING
+    charge: bool = True  # whether the attempt counts as one that failed
 
 
 class ResultRow(NamedTuple):
@@ -130,6 +148,8 @@ class ResultRow(NamedTuple):
     worker: str | None
     name: str
     params: str | None
+    notes: str | None  # a JSON object, of the last attempt as is the next
+    output: bytes | None  # sealed
 
 
 class TaskRow(NamedTuple):
@@ -177,6 +197,27 @@ class AttemptRow(NamedTuple):
     worker: str | None
     error_type: str | None
     error: str | None
+
+
+class ProgressRow(NamedTuple):
+    """How far a running task is."""
+
+    number: int
+    attempt: int
+    done: float
+    total: float | None
+    message: str | None
+
+
+class MetricRow(NamedTuple):
+    """A number that a task logged."""
+
+    number: int
+    attempt: int
+    name: str
+    step: int
+    value: float | None  # None: not a number
+    at: int  # µs in UTC
 
 
 class BatchRow(NamedTuple):

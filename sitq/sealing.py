@@ -22,7 +22,7 @@ from sitq.errors import InvalidArgument, UntrustedPayload, bad_type
 
 VERSION = 1
 HEADER = struct.Struct("<BB4s32s")
-FUNCTION, ARGUMENTS, RESULT, SHARED = b"f", b"a", b"r", b"s"
+FUNCTION, ARGUMENTS, RESULT, SHARED, OUTPUT, CHECKPOINT = b"f", b"a", b"r", b"s", b"o", b"c"
 ENVIRONMENT_VARIABLE = "SITQ_KEY"
 
 
@@ -55,11 +55,12 @@ class Sealer:
         Parameters
         ----------
         kind : bytes
-            FUNCTION, ARGUMENTS, RESULT or SHARED.
+            FUNCTION, ARGUMENTS, RESULT, SHARED, OUTPUT or CHECKPOINT.
         number : int
             Row number of the task; 0 for what is named by its digest.
         extra : bytes
-            Arguments: the digest of their function; results: the attempt, as 4 bytes; else the digest.
+            Arguments: the digest of their function; results and output: the attempt, as 4 bytes; checkpoints: none;
+            else the digest.
         """
         mac = self._mac.copy()
         mac.update(b"%c%c%d:%d:%b" % (kind, serializer, number, len(extra), extra))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -11,16 +12,19 @@ from typing import Any
 from sitq.backends.base import Backend, Change, Claimer
 from sitq.call import Outcome, Unavailable, failed
 from sitq.completing import completion_of
-from sitq.context import Attempt, drop
+from sitq.context import Attempt
 from sitq.errors import BackendMoved, QueueClosed, SitqError, TaskTimeout
 from sitq.executors.base import Executor
 from sitq.loops import call_in_loop, exiting
 from sitq.models import CANCELLED, CANCELLING
 from sitq.rows import Claim, Completion
 from sitq.serialization import Serializer
+from sitq.telling import Telling
 from sitq.unpacking import AGAIN_S, NotReady, Unpacker
 
 log = logging.getLogger("sitq")
+
+LAST_WORDS_S = 0.5  # so long a stop waits for coroutines that it cancelled
 
 
 class Running:
@@ -81,6 +85,7 @@ class Slots:
         self._moved = asyncio.Event()  # something ended
         self._gone = gone
         self._unpacker = Unpacker(backend, serializer)
+        self._telling = Telling(self.loop, serializer.number, self._wake.set)
         self._spawned: set[asyncio.Task[None]] = set()
 
     # ---- claims come in ----
@@ -150,7 +155,7 @@ class Slots:
 
     def _submit(self, claim: Claim) -> None:
         try:
-            call = self._unpacker.call(claim, drop)
+            call = self._unpacker.call(claim, self._telling.teller(claim))
         except SitqError as error:
             self._refuse(claim, error)
             return
@@ -197,6 +202,8 @@ class Slots:
             if counts and outcome.unavailable:
                 self._release_soon([claim])  # with its slot
                 continue
+            if not counts:
+                self._telling.end(claim)
             self._freed += 1
             if running.lost and not outcome.was_cancelled:
                 self._reject(claim)
@@ -215,7 +222,7 @@ class Slots:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._to_store or self._freed:
+                while self._to_store or self._freed or self._telling.due:
                     await self._store_group()
                 self._moved.set()
         except Exception as error:
@@ -226,10 +233,12 @@ class Slots:
         freed, self._freed = self._freed, 0
         claimer = self.claimer
         self._storing = completions
+        told = self._telling.take(completions)
         try:
-            accepted = await self.backend.complete(claimer.session, completions, claimer, freed)
+            accepted = await self.backend.complete(claimer.session, completions, claimer, freed, told)
         except Exception as error:
             self._storing, self._to_store = None, completions + self._to_store
+            self._telling.put_back(told)
             if not isinstance(error, SitqError) or isinstance(error, BackendMoved | QueueClosed):
                 raise
             # Finished work is kept in memory and stored as soon as the store takes it; meanwhile no claims.
@@ -316,17 +325,25 @@ class Slots:
 
     async def give_up(self) -> bool:
         """Cancel coroutines and release them. True: threads still run, and keep their claims."""
-        released, stuck = [], []
+        released, stuck, cancelled = [], [], []
         for key, running in list(self.running.items()):
             if running.settled:
                 continue
             if self.executor.cancel(key):
                 running.settle()
+                cancelled.append(key)
                 released.append((running.claim.number, running.claim.attempt))
             else:
                 stuck.append(running.claim.number)
         if released:
-            await asyncio.sleep(0)  # their `finally` blocks come before the next claim, unless they wait there
+            # Their `finally` blocks come before the next claim, and what they save is stored, unless they wait there.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    while any(key in self.running for key in cancelled):
+                        await self._move()
+            self._telling.due = True
+            if told := self._telling.take():
+                await self.backend.append(self.claimer.session, told)
             await self.backend.release(self.claimer.session, released)
         if stuck:
             log.warning(

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from sitq.backends.base import Backend
 from sitq.call import Call, Unavailable
+from sitq.checkpoints import open_checkpoint
 from sitq.context import Attempt, Facts
 from sitq.errors import BackendError, BackendMoved, DeserializationError, QueueClosed
 from sitq.models import COMPLETED, PENDING, PROCESSING
-from sitq.reports import Report
+from sitq.reports import Checkpoint, Report
 from sitq.results import open_value
 from sitq.rows import Claim
 from sitq.sealing import ARGUMENTS, FUNCTION, SHARED
@@ -123,6 +124,10 @@ class Unpacker:
         digest, function, coroutine, made_with = self._functions[claim.function]
         number, arguments = self._backend.sealer.open(ARGUMENTS, claim.number, digest, claim.sealed)
         self._check(number, "the task")
+        checkpoint = None
+        if claim.checkpoint is not None:
+            number, checkpoint = open_checkpoint(self._backend.sealer, claim.number, claim.checkpoint)
+            self._check(number, "its checkpoint")
         fixed, record_result = ({}, True) if claim.version is None else self._versions[claim.version]
         return Call(
             digest,
@@ -134,13 +139,13 @@ class Unpacker:
             self._load_shared,
             record_result,
             made_with,
-            Attempt(partial(self._facts, claim), self._serializer, tell),
+            Attempt(partial(self._facts, claim, checkpoint), self._serializer, tell),
             self._values.pop(claim.number, None),
         )
 
-    def _facts(self, claim: Claim) -> Facts:
+    def _facts(self, claim: Claim, checkpoint: Checkpoint | None) -> Facts:
         backend = self._backend
-        return Facts(backend.ids.text(claim.number), claim.attempt, str(backend.folder(claim.number)))
+        return Facts(backend.ids.text(claim.number), claim.attempt, str(backend.folder(claim.number)), checkpoint)
 
     def _load_shared(self, digest: bytes) -> bytes:
         """Fetch a shared object, from a thread that may wait."""

@@ -31,17 +31,20 @@ from sitq.rows import (
     Filter,
     MapEnd,
     MapStart,
+    MetricRow,
     NewBatch,
     NewTasks,
     NewVersion,
     Pace,
     Point,
+    ProgressRow,
     Renewal,
     ResultRow,
     RunningRow,
     SessionRow,
     StoredFunction,
     TaskRow,
+    Told,
     Version,
 )
 from sitq.sealing import Sealer
@@ -248,10 +251,23 @@ class Backend(ABC):
         """Give a claimer more (or with a negative number fewer) free slots, and look for tasks; 0 only looks."""
 
     @abstractmethod
+    async def append(self, session: int, told: Sequence[Told]) -> None:
+        """Store what running attempts tell.
+
+        Fenced as completions are: what an attempt tells that was superseded is dropped. A repeat changes nothing.
+        Files of checkpoints that were replaced are deleted after the commit.
+        """
+
+    @abstractmethod
     async def complete(
-        self, session: int, completions: Sequence[Completion], claimer: Claimer | None = None, freed: int = 0
+        self,
+        session: int,
+        completions: Sequence[Completion],
+        claimer: Claimer | None = None,
+        freed: int = 0,
+        told: Sequence[Told] = (),
     ) -> list[bool]:
-        """Store how attempts ended, and return which were accepted.
+        """Store how attempts ended, and before that what they told, and return which ends were accepted.
 
         Fenced: counts only where session, attempt and state still match. A repeat changes nothing and is accepted.
         The claimer gets ``freed`` slots back, and its next tasks in the same transaction.
@@ -301,6 +317,21 @@ class Backend(ABC):
         """Delete final tasks that finished before a time (µs in UTC), in bounded transactions; never a live one."""
 
     # ---- reading ----
+    @abstractmethod
+    async def progress(self, tasks: Filter) -> list[ProgressRow]:
+        """Return how far the running tasks among these are, as far as they told; few are read, however many there are.
+
+        The order is that of their numbers.
+        """
+
+    @abstractmethod
+    async def metrics(self, tasks: Filter) -> list[MetricRow]:
+        """Return what all attempts of these tasks logged, by task, attempt, step and name."""
+
+    @abstractmethod
+    async def notes(self, tasks: Filter) -> dict[int, str]:
+        """Return the notes of the last attempts of these tasks, each a JSON object; tasks without are absent."""
+
     @abstractmethod
     async def function(self, number: int) -> StoredFunction:
         """Return a function, sealed."""

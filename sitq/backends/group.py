@@ -76,6 +76,8 @@ class Group:
         self.known = Caches({}, {})  # for the caches, once committed
         self.undo: list[tuple[Claimer, int, int, bool]] = []
         self.claims: list[tuple[Claimer, list[Claim]]] = []
+        self.gone: list[int] = []  # tasks that are deleted
+        self.saved: list[tuple[int, tuple[int, int] | None]] = []  # checkpoints that replaced others; see telling.tidy
         self.noted = 0  # transitions written to the changes
         self._mark: int | None = None  # number of a change that this transaction wrote
 
@@ -225,8 +227,9 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
         highest = max(numbers)
         group.execute("UPDATE meta SET value = ? WHERE name = 'last_deleted' AND value < ?", (highest, highest))
     gone = json.dumps(numbers)
-    for table in ("payloads", "attempts", "dependencies"):
+    for table in ("payloads", "attempts", "dependencies", "told", "metrics", "outputs", "checkpoints"):
         group.execute(f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (gone,))
+    group.gone += numbers
     return len(deleted)
 
 

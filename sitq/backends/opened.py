@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiosqlite
 import aiosqlite.core
 
-from sitq.backends import changes, depending, enqueueing, guard, queries, working
+from sitq.backends import changes, depending, enqueueing, guard, queries, telling, working
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
@@ -291,6 +291,8 @@ class Transaction(Group):
             opened.caches.last_task = self.new[-1]
         for claimer, claims in self.claims:
             claimer.deliver(claims)
+        if self.saved or self.gone:
+            telling.tidy(opened.backend.folder, self.saved, self.gone)
         if self.caches.next_due is not None and self.claimable and any(claimer.free > 0 for claimer in opened.claimers):
             opened.writer.set_alarm(self.caches.next_due / MICROSECONDS, opened.look)
         if self.empties:  # … for nothing, if another worker took that task

@@ -89,7 +89,9 @@ RESULTS = """
 SELECT tasks.number, tasks.attempt, tasks.state,
     coalesce(tasks.value, (SELECT sealed FROM payloads WHERE task = tasks.number AND kind = 1)),
     tasks.error_type, tasks.error, tasks.traceback, tasks.enqueued_at, tasks.started_at, tasks.finished_at,
-    tasks.duration_s, sessions.name, coalesce(tasks.name, functions.name), tasks.params
+    tasks.duration_s, sessions.name, coalesce(tasks.name, functions.name), tasks.params,
+    (SELECT notes FROM told WHERE task = tasks.number AND attempt = tasks.attempt),
+    (SELECT sealed FROM outputs WHERE task = tasks.number AND attempt = tasks.attempt)
 FROM tasks
     JOIN functions ON functions.number = tasks.function
     LEFT JOIN sessions ON sessions.number = tasks.session
@@ -97,6 +99,21 @@ WHERE tasks.number {which}
 """
 RESULT_OF_ONE = RESULTS.format(which="= ?")
 RESULTS_OF_MANY = RESULTS.format(which="IN (SELECT value FROM json_each(?))")
+
+# The left side of a CROSS JOIN is read first: few tasks are running, and few told anything.
+PROGRESS = """
+SELECT task, told.attempt, done, total, message
+FROM tasks INDEXED BY tasks_processing CROSS JOIN told ON task = tasks.number AND told.attempt = tasks.attempt
+WHERE state = 1 AND done IS NOT NULL AND {condition} ORDER BY 1
+"""
+METRICS = """
+SELECT task, metrics.attempt, metrics.name, step, metrics.value, at
+FROM {tables} ON task = tasks.number WHERE {condition} ORDER BY task, metrics.attempt, step, metrics.name
+"""
+NOTES = """
+SELECT task, notes FROM told CROSS JOIN tasks ON tasks.number = task AND tasks.attempt = told.attempt
+WHERE notes IS NOT NULL AND {condition}
+"""
 
 STATES = "SELECT number, state FROM tasks WHERE number IN (SELECT value FROM json_each(?))"
 

@@ -8,7 +8,7 @@ import sqlite3
 from sitq.errors import NotASitqDatabase, SchemaTooNew
 
 APPLICATION_ID = 0x73697471  # "sitq"
-VERSION = 1
+VERSION = 2
 
 # The order of a task's columns is small and often read first, payloads last: SQLite reads a row from its head.
 TABLES = """
@@ -196,6 +196,46 @@ CREATE TABLE changes (
 );
 """
 
+# What each later version adds to the one before.
+ADDED = {
+    2: """
+-- What an attempt told of itself, if it told anything.
+CREATE TABLE told (
+    task INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    done REAL,
+    total REAL,
+    message TEXT,
+    notes TEXT,  -- a JSON object
+    PRIMARY KEY (task, attempt)
+) WITHOUT ROWID;
+
+CREATE TABLE metrics (
+    task INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    value REAL,  -- NULL is NaN
+    at INTEGER NOT NULL,
+    PRIMARY KEY (task, attempt, name, step)
+) WITHOUT ROWID;
+
+-- What an attempt printed and displayed.
+CREATE TABLE outputs (
+    task INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (task, attempt)
+);
+
+-- What a task saved last, until it completes.
+CREATE TABLE checkpoints (
+    task INTEGER PRIMARY KEY,
+    sealed BLOB NOT NULL
+);
+""",
+}
+
 
 def migrate(connection: sqlite3.Connection, where: str) -> None:
     """Create the tables, or bring an older schema up to date, in one transaction that the caller has begun.
@@ -208,13 +248,22 @@ def migrate(connection: sqlite3.Connection, where: str) -> None:
         It was written by a newer sitq.
     """
     if refuse_foreign(connection, where):
-        return
-    for statement in TABLES.split(";\n"):
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    else:
+        version = 1
+        _create(connection, TABLES)
+        connection.execute("INSERT INTO meta (name, value) VALUES ('database_id', ?)", (os.urandom(16),))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for later in range(version + 1, VERSION + 1):
+        _create(connection, ADDED[later])
+    if version < VERSION:
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _create(connection: sqlite3.Connection, tables: str) -> None:
+    for statement in tables.split(";\n"):
         if statement.strip():
             connection.execute(statement)
-    connection.execute("INSERT INTO meta (name, value) VALUES ('database_id', ?)", (os.urandom(16),))
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def refuse_foreign(connection: sqlite3.Connection, where: str) -> bool:

@@ -22,7 +22,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sitq.backends import batching, coding, columns, enqueueing, group, guard, living, queries, steering, working
+from sitq.backends import (
+    batching,
+    coding,
+    columns,
+    enqueueing,
+    group,
+    guard,
+    living,
+    queries,
+    steering,
+    telling,
+    working,
+)
 from sitq.backends.base import Backend, Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
@@ -41,17 +53,20 @@ from sitq.rows import (
     Filter,
     MapEnd,
     MapStart,
+    MetricRow,
     NewBatch,
     NewTasks,
     NewVersion,
     Pace,
     Point,
+    ProgressRow,
     Renewal,
     ResultRow,
     RunningRow,
     SessionRow,
     StoredFunction,
     TaskRow,
+    Told,
     Version,
 )
 
@@ -324,12 +339,21 @@ class SQLiteBackend(Backend):
         """Change the free slots of a claimer, and look for tasks."""
         self._open.writer.post(RELEASE, working.more, (claimer, slots), patient=True)
 
+    async def append(self, session: int, told: Sequence[Told]) -> None:
+        """Store what running attempts tell, fenced."""
+        await self._open.writer.write(COMPLETE, telling.append, (session, told), patient=True, inline=False)
+
     async def complete(
-        self, session: int, completions: Sequence[Completion], claimer: Claimer | None = None, freed: int = 0
+        self,
+        session: int,
+        completions: Sequence[Completion],
+        claimer: Claimer | None = None,
+        freed: int = 0,
+        told: Sequence[Told] = (),
     ) -> list[bool]:
         """Store how attempts ended, fenced, and claim the next tasks in the same transaction."""
-        request = Completing(session, completions, claimer, freed)
-        inline = max(len(completions), freed) <= INLINE_ROWS
+        request = Completing(session, completions, claimer, freed, told)
+        inline = max(len(completions), freed) <= INLINE_ROWS and not told
         return await self._open.writer.write(COMPLETE, working.complete, request, patient=True, inline=inline)
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
@@ -378,11 +402,29 @@ class SQLiteBackend(Backend):
         while rows := await live.read(queries.NUMBERS_BEHIND.format(condition=condition), (last, *values, PURGE_LOOK)):
             for at in range(0, len(rows), PURGE_AT_ONCE):
                 chosen = replace(tasks, numbers=[row[0] for row in rows[at : at + PURGE_AT_ONCE]])
-                purged += await live.writer.write(STEER, steering.purge, (chosen, before))
+                purged += await live.writer.write(STEER, steering.purge, (chosen, before), inline=False)
             last = rows[-1][0]
         return purged
 
     # ---- reading ----
+    async def progress(self, tasks: Filter) -> list[ProgressRow]:
+        """Return how far the running tasks among these are, as far as they told."""
+        condition, values = group.where(tasks, "tasks.")
+        return list(map(ProgressRow._make, await self._open.read(queries.PROGRESS.format(condition=condition), values)))
+
+    async def metrics(self, tasks: Filter) -> list[MetricRow]:
+        """Return what all attempts of these tasks logged."""
+        condition, values = group.where(tasks, "tasks.")
+        # Whichever are fewer are read first.
+        tables = "tasks CROSS JOIN metrics" if tasks.numbers or tasks.batch else "metrics CROSS JOIN tasks"
+        sql = queries.METRICS.format(tables=tables, condition=condition)
+        return list(map(MetricRow._make, await self._open.read(sql, values)))
+
+    async def notes(self, tasks: Filter) -> dict[int, str]:
+        """Return the notes of the last attempts of these tasks."""
+        condition, values = group.where(tasks, "tasks.")
+        return dict(await self._open.read(queries.NOTES.format(condition=condition), values))
+
     async def function(self, number: int) -> StoredFunction:
         """Return a function, sealed."""
         return StoredFunction._make((await self._open.read(queries.FUNCTION, (number,)))[0])

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from sitq.backends import telling
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PROCESSING, Waits
-from sitq.rows import Claim, Completion
+from sitq.rows import Claim, Completion, Told
 from sitq.sealing import RESULT
 
 LAST_S = 60  # so long a task with a loss lets the others go first
@@ -89,7 +90,7 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
         " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
         " ORDER BY priority DESC, number LIMIT ?)"
         " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch,"
-        " depends",
+        " depends, CASE WHEN attempt > 1 THEN (SELECT sealed FROM checkpoints WHERE task = number) END",
         (session, group.now, lane, lane, session, n),
     ).fetchall()
     if len(rows) > 1:
@@ -108,8 +109,23 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
             lane,
             batch,
             bool(depends),
+            saved,
         )
-        for _, number, attempt, function, sealed, timeout_s, retry, losses, failures, version, batch, depends in rows
+        for (
+            _,
+            number,
+            attempt,
+            function,
+            sealed,
+            timeout_s,
+            retry,
+            losses,
+            failures,
+            version,
+            batch,
+            depends,
+            saved,
+        ) in rows
     ]
 
 
@@ -147,6 +163,7 @@ class Completing(NamedTuple):
     completions: Sequence[Completion]
     claimer: Claimer | None
     freed: int
+    told: Sequence[Told] = ()
 
 
 DONE_SQL = (
@@ -167,7 +184,9 @@ DONE[1] = (
 def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
     """Store how attempts ended, fenced by session, attempt and state."""
     answers = []
-    for session, completions, claimer, freed in requests:
+    for session, completions, claimer, freed, told in requests:
+        if told:
+            telling.store(group, session, told)
         accepted = dict.fromkeys((c.claim.number for c in completions), True)
         wanted = list(completions)
         if group.careful:
@@ -275,7 +294,7 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
             c.state,
             Waits.SCHEDULED.value if again and c.retry_at and c.retry_at > group.now else 0,
             c.retry_at,
-            1 if again or c.state == FAILED else 0,
+            1 if (again and c.charge) or c.state == FAILED else 0,
             c.started_at,
             None if again else group.now,
             c.duration_s,

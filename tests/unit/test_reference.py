@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sitq
+from sitq.context import CurrentTask
 from sitq.models import EDGES
 from sitq.notebook import frames, stats
 from sitq.options import KNOWN
@@ -61,6 +62,11 @@ def test_every_verb_is_documented_with_its_signature(kind: type) -> None:
     assert rows(kind.__name__) == {name: told for name, told in verbs(kind).items() if name not in own_business}
 
 
+def test_what_a_running_task_has_is_documented_with_its_signature() -> None:
+    set_at_the_start = {"id": "", "attempt": "", "seed": ""}
+    assert rows("Inside a task") == verbs(CurrentTask) | set_at_the_start
+
+
 def test_every_option_is_documented() -> None:
     assert set(rows("Options")) == set(KNOWN)
 
@@ -74,7 +80,7 @@ def test_functions_and_classes_are_documented_with_their_signatures() -> None:
     text = (DOCS / "reference" / "api.md").read_text()
     for function in (sitq.open, sitq.open_sync, sitq.read, sitq.grid, sitq.labels, sitq.loguniform):
         assert f"`{function.__name__}{signature(function, method=False)}`" in text
-    for kind in (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.RetryPolicy, sitq.SQLiteBackend):
+    for kind in (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.Retry, sitq.RetryPolicy, sitq.SQLiteBackend):
         assert f"`{kind.__name__}{signature(kind.__init__)}`" in text
     drawn = {name: signature(getattr(sitq.plots, name), method=False) for name in sitq.plots.__all__}
     assert rows("Plots") == drawn
