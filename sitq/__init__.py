@@ -120,5 +120,19 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext sitq``: ``%sitq`` shows the queues that are open here, and names of batches complete."""
+    from sitq.notebook.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext sitq``."""
+    from sitq.notebook.magics import unload
+
+    unload(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})

@@ -26,6 +26,11 @@ _open_queues: dict[tuple[str, asyncio.AbstractEventLoop], tuple[TaskQueue, dict[
 _turns: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
 
+def open_queues() -> list[TaskQueue]:
+    """Return the queues that ``sitq.open`` opened in this process and nobody has closed."""
+    return [queue for queue, _ in list(_open_queues.values()) if queue._state() == "connected"]
+
+
 class Opening:
     """What :func:`open` returns: await it, or use it with ``async with``; either gives the TaskQueue."""
 

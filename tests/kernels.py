@@ -82,6 +82,16 @@ class Kernel:
         assert cell.error is None, "\n".join(cell.error[2])
         return cell
 
+    async def complete(self, source: str) -> tuple[list[str], str]:
+        """What is offered at the end of a cell that is being typed, and in place of what."""
+        asked = self._client.complete(source, len(source))
+        async with asyncio.timeout(CELL_S):
+            while True:
+                message = await self._client.get_shell_msg(timeout=None)
+                if message["parent_header"].get("msg_id") == asked:
+                    found = message["content"]
+                    return found["matches"], source[found["cursor_start"] : found["cursor_end"]]
+
     def interrupt(self) -> None:
         """As the stop button does it."""
         self.process.send_signal(signal.SIGINT)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from sitq.models import Counts
 from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
@@ -234,3 +236,20 @@ SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS
 
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"
 CHANGES_BOUNDS = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM changes"
+
+
+def counts(lane: str | None, batch: int | None) -> tuple[str, list[Any]]:
+    """Return the statement that counts the tasks of a lane, a batch or both, and its values."""
+    values: list[Any] = []
+    condition, lone = "1", batch is None and lane in (None, "default")
+    if lane is not None:
+        condition, values = "lane = (SELECT number FROM lanes WHERE name = ?)", [lane]
+    if batch is not None:
+        condition, values = f"{condition} AND batch = ?", [*values, batch]
+    return COUNTS.format(lone=int(lone), tasks=condition, counts=condition), [*values, *values]
+
+
+def to_counts(row: Sequence[int]) -> Counts:
+    """Turn its row into records."""
+    completed, failed, cancelled, total, processing = row
+    return Counts(total - processing - completed - failed - cancelled, processing, completed, failed, cancelled)

@@ -498,15 +498,7 @@ class SQLiteBackend(Backend):
 
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
         """Count tasks by state."""
-        values: list[Any] = []
-        condition, lone = "1", batch is None and lane in (None, "default")
-        if lane is not None:
-            condition, values = "lane = (SELECT number FROM lanes WHERE name = ?)", [lane]
-        if batch is not None:
-            condition, values = f"{condition} AND batch = ?", [*values, batch]
-        sql = queries.COUNTS.format(lone=int(lone), tasks=condition, counts=condition)
-        ((completed, failed, cancelled, total, processing),) = await self._open.read(sql, (*values, *values))
-        return Counts(total - processing - completed - failed - cancelled, processing, completed, failed, cancelled)
+        return queries.to_counts((await self._open.read(*queries.counts(lane, batch)))[0])
 
     async def held(self, lane: str | None = None, batch: int | None = None) -> int:
         """Count pending tasks that are held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -27,11 +28,17 @@ from sitq.notebook.pieces import (
     tag,
     warning_line,
 )
-from sitq.notebook.words import amount, ending, masked, one_line, span
+from sitq.notebook.words import amount, ending, masked, one_line, sized, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
+    from sitq.glance import Glance
     from sitq.models import Counts, Result, Snapshot, Task
     from sitq.overview import Overview
+    from sitq.rows import BatchRow
+
+
+_CELL = "border: none; padding: 0 12px 0 0; text-align: left; vertical-align: top; white-space: "
+_TABLE = "border-collapse: collapse; margin: 2px 0; font-size: 12px"
 
 
 def queue_line(name: str, where: str, state: str, slots: int | None, overview: Overview | None) -> str:
@@ -172,6 +179,71 @@ def _state(task: Task) -> str:
     return f"{task.status} ({', '.join(why)})" if why else str(task.status)
 
 
+def glance_lines(glance: Glance) -> str:
+    """Tell a database in a line, and each of its newest batches in one."""
+    overview, counts = glance.overview, glance.overview.counts
+    states = split(counts, overview.held)
+    told = [f"{amount(counts.total, 'task')}{': ' if counts.total else ''}{in_words(states) if counts.total else ''}"]
+    told += [_at_work(overview), sized(glance.size_bytes), f"{overview.at:%H:%M:%S}"]
+    lines = [f"{ending(masked(glance.where), MESSAGE)}  {' · '.join(told)}"]
+    lines += [f"  ! {one_line(warning)}" for warning in _warnings(glance)]
+    named = [one_line(_title(batch), 30) for batch in glance.batches]
+    wide = max(map(len, named), default=0)
+    for name, batch in zip(named, glance.batches, strict=True):
+        function = one_line(batch.function, 20)
+        lines.append(f"  {name:{wide}}  {function:20}  {_told_of(batch)}")
+    hidden = glance.batch_count - len(glance.batches)
+    return "\n".join([*lines, *([f"  … {hidden:,} more"] if hidden else [])])
+
+
+def glance_card(glance: Glance) -> str:
+    """Draw a database, and a table of its newest batches."""
+    overview, counts = glance.overview, glance.overview.counts
+    states = split(counts, overview.held)
+    told = f"{counts.total:,}: {in_words(states)}" if counts.total else "none"
+    rows = [("tasks", told), ("at work", _at_work(overview)), ("file", sized(glance.size_bytes))]
+    rows += [("seen", f"{overview.at:%H:%M:%S}")]
+    below = _drawn(states) + "".join(map(warning_line, _warnings(glance)))
+    if glance.batches:
+        heads = "".join(tag("th", name, f"{_CELL}nowrap; {FAINT}") for name in ("batch", "function", "made", "tasks"))
+        table = "".join(map(_batch_row, glance.batches))
+        below += tag("table", tag("tr", heads, "background: none") + table, _TABLE)
+        hidden = glance.batch_count - len(glance.batches)
+        below += tag("div", f"… {hidden:,} more", f"{FAINT}; font-size: 12px") if hidden else ""
+    return _card("database", ending(masked(glance.where), NAME), "", rows, below)
+
+
+def _batch_row(batch: BatchRow) -> str:
+    made = f"{datetime.fromtimestamp(batch.created_at / 1e6):%Y-%m-%d %H:%M}"
+    cells = [bold(_title(batch)), f"<bdi>{escape(one_line(batch.function, NAME))}</bdi>", made]
+    cells += [_drawn(_states_of(batch)) + _told_of(batch)]
+    return tag("tr", "".join(tag("td", cell, f"{_CELL}nowrap") for cell in cells), "background: none")
+
+
+def _title(batch: BatchRow) -> str:
+    return batch.name or f"batch {batch.number}"
+
+
+def _states_of(batch: BatchRow) -> dict[str, int]:
+    left = batch.total - batch.completed - batch.failed - batch.cancelled  # pending or processing
+    return {"completed": batch.completed, "failed": batch.failed, "pending": left, "cancelled": batch.cancelled}
+
+
+def _told_of(batch: BatchRow) -> str:
+    return in_words({"left" if state == "pending" else state: n for state, n in _states_of(batch).items()})
+
+
+def _at_work(overview: Overview) -> str:
+    if not overview.workers:
+        return "no worker"
+    return f"{amount(overview.workers, 'worker')} with {amount(overview.slots, 'slot')}"
+
+
+def _warnings(glance: Glance) -> list[str]:
+    paused = [f"lane {one_line(lane, 30)!r} is paused: `await queue.resume()` lets it go on" for lane in glance.paused]
+    return [*glance.overview.notes, *paused]
+
+
 def _drawn(states: Mapping[str, int]) -> str:
     return stack(states, "tasks") if any(states.values()) else ""
 
@@ -180,17 +252,16 @@ def _card(kind: str, name: str, state: str, rows: Iterable[tuple[str, str]], bel
     known = state.split()[0] if state.strip() else ""
     sign = f"{swatch(known)} " if known in COLOURS else ""
     head = tag("span", kind, FAINT) + f" {bold(name)} &nbsp;{sign}{escape(one_line(state, MESSAGE))}"
-    cell = "border: none; padding: 0 12px 0 0; text-align: left; vertical-align: top; white-space: "
     body = "".join(
         tag(
             "tr",
-            tag("td", escape(one_line(key, NAME)), f"{cell}nowrap; {FAINT}")
-            + tag("td", f"<bdi>{escape(one_line(value, MESSAGE))}</bdi>", f"{cell}normal"),
+            tag("td", escape(one_line(key, NAME)), f"{_CELL}nowrap; {FAINT}")
+            + tag("td", f"<bdi>{escape(one_line(value, MESSAGE))}</bdi>", f"{_CELL}normal"),
             "background: none",
         )
         for key, value in rows
     )
-    table = tag("table", body, "border-collapse: collapse; margin: 2px 0; font-size: 12px")
+    table = tag("table", body, _TABLE)
     frame = f"{BOX}; border-left: 3px solid rgba(128, 128, 128, 0.4); padding: 2px 0 2px 10px"
     return tag("div", tag("div", head) + table + below, frame, kind=f"sitq-card sitq-{kind} {NO_MATH}")
 

@@ -123,6 +123,22 @@ def per_time(rate: float) -> str:
     return f"{value:,.0f}/{unit}" if value >= 100 else f"{value:.1f}/{unit}"
 
 
+def sized(size_bytes: int) -> str:
+    """Tell a size.
+
+    Examples
+    --------
+    >>> sized(820), sized(12_345_678)
+    ('820 B', '12.3 MB')
+    """
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
+
+
 def masked(url: str) -> str:
     """Hide the passwords of a path or URL.
 

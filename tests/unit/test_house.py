@@ -87,7 +87,9 @@ STANDS_ON = {
     "events": ("backends.base", "loops"),
     "callbacks": ("events",),
     "stores": ("backends.sqlite", "serialization"),
-    "reading": ("backends.connecting", "backends.columns", "backends.queries", "checks", "ids"),
+    "backends.visiting": ("backends.connecting", "backends.schema"),
+    "reading": ("backends.visiting", "backends.columns", "backends.queries", "checks", "ids"),
+    "glance": ("backends.visiting", "backends.queries", "liveness", "overview"),
     "results": ("backends.base", "serialization"),
     "interrupts": ("errors", "loops"),
     "unpacking": ("results", "call", "checkpoints"),
@@ -131,6 +133,8 @@ STANDS_ON = {
     "notebook.cards": ("notebook.html",),
     "notebook.frontend": ("errors",),
     "notebook.showing": ("notebook.frontend", "loops"),
+    # What a shell loads by `%load_ext sitq`; it alone knows queues.
+    "notebook.magics": ("glance", "sync", "notebook.cards"),
     "notebook.buttons": ("notebook.words", "models"),
     "notebook.stalls": ("notebook.frontend", "notebook.words"),
     "notebook.bars": ("notebook.buttons", "notebook.stalls", "notebook.html"),
@@ -168,6 +172,7 @@ REACH_THE_NOTEBOOK_LAZILY = {
     "plotting",
     "reading",
     "sync_batch",
+    "glance",
     "models",  # a record draws itself; the circle test keeps what it reaches from knowing records
     "framing",
     "queue",

@@ -271,7 +271,7 @@ async def test_a_read_is_of_one_moment(queue: sitq.TaskQueue, path: Path, monkey
         other.execute("UPDATE tasks SET name = 'later'")
         return found
 
-    monkeypatch.setattr("sitq.reading.schema.refuse_foreign", then_somebody_writes)
+    monkeypatch.setattr("sitq.backends.visiting.schema.refuse_foreign", then_somebody_writes)
     assert "later" not in set(sitq.read(path)["name"])
     monkeypatch.undo()
     assert set(sitq.read(path)["name"]) == {"later"}
