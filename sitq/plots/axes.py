@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +36,7 @@ class Axis:
         codes, values = _factorized(column)
         numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         if len(values) <= most:
-            return cls(codes, short_numbers(values.to_numpy(dtype=float)) if numeric else _texts(values))
+            return cls(codes, short_numbers(values.to_numpy(dtype=float)) if numeric else short_texts(values))
         if numeric and most >= STEPS:
             return cls(*_steps(column.to_numpy(dtype=float, na_value=np.nan)))
         often = np.bincount(codes[codes >= 0], minlength=len(values))
@@ -42,7 +44,7 @@ class Axis:
         places = np.full(len(values) + 1, -1)  # its last place is for -1, a missing value
         places[kept] = np.arange(len(kept))
         chosen = values[kept]
-        labels = short_numbers(chosen.to_numpy(dtype=float)) if numeric else _texts(chosen)
+        labels = short_numbers(chosen.to_numpy(dtype=float)) if numeric else short_texts(chosen)
         return cls(places[codes], labels, f" (the {most} commonest of {len(values):,} values)")
 
     def label(self, axis: Any) -> None:
@@ -58,6 +60,39 @@ class Axis:
         axis.set_ticks(range(0, len(self.labels), every), self.labels[::every])
         if turned:
             axis.set_tick_params(labelrotation=90)
+
+
+def plain(text: object, most: int) -> str:
+    r"""Make a text harmless, one line and short, and nothing that matplotlib would take for more than a text.
+
+    Examples
+    --------
+    >>> print(plain("5 $ or 6 $", 40))  # a formula otherwise
+    5 \$ or 6 \$
+    """
+    told = one_line(text, most).replace("$", r"\$")
+    return " " + told if told.startswith("_") else told  # else no legend shows it
+
+
+def short_texts(texts: Iterable[object], most: int = 16) -> list[str]:
+    """Write texts as short as they stay different: from where they differ on where their beginnings do not.
+
+    Examples
+    --------
+    >>> short_texts(["the learning rate is 0.1", "the learning rate is 0.25"])
+    ['…0.1', '…0.25']
+    """
+    whole = [one_line(text, 200) for text in texts]
+    shared = os.path.commonprefix(whole)  # noqa: RUF071  # of characters, as is meant here
+    differ = shared.rfind(" ") + 1 or len(shared)  # from a whole word on
+    for room in (most, 2 * most):
+        beginnings = [one_line(text, room) for text in whole]
+        rest = ["…" + one_line(text[differ:], room - 1) for text in whole]
+        ends = [text if len(text) <= room else "…" + text[1 - room :] for text in whole]
+        told = max(beginnings, rest, ends, key=lambda texts: len(set(texts)))  # the first of the best
+        if len(set(told)) == len(set(whole)):
+            break
+    return [plain(text, 200) for text in told]
 
 
 def short_numbers(values: np.ndarray[Any, Any], digits: int = 3) -> list[str]:
@@ -119,10 +154,6 @@ def _factorized(column: pd.Series[Any]) -> tuple[np.ndarray[Any, Any], pd.Index[
     except TypeError:  # lists, or kinds that have no order
         codes, values = pd.factorize(column.map(repr, na_action="ignore"), sort=True)
     return codes, pd.Index(values)
-
-
-def _texts(values: pd.Index[Any]) -> list[str]:
-    return [one_line(value, 16) for value in values]
 
 
 def _steps(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str], str]:

@@ -18,6 +18,7 @@ from matplotlib.transforms import offset_copy
 from sitq.errors import InvalidArgument, bad_type
 from sitq.notebook.frames import resolve
 from sitq.notebook.words import amount, clock, one_line, span
+from sitq.plots.axes import plain
 
 # Near Okabe and Ito's colours; each has a line style and a marker of its own too.
 GROUP_COLOURS = ("#2b83c6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
@@ -100,9 +101,9 @@ def nothing(plot: str, what: str, df: pd.DataFrame) -> NothingToDraw:
     return NothingToDraw(f"{plot}: none of {amount(len(df), 'task')} {what}, so there is nothing to draw")
 
 
-def short(column: object) -> str:
+def short(column: object, most: int = 40) -> str:
     """Name a column without its prefix."""
-    return one_line(str(column).removeprefix("param.").removeprefix("result."), 40)
+    return plain(str(column).removeprefix("param.").removeprefix("result."), most)
 
 
 def thinned(count: int, most: int) -> np.ndarray[Any, Any]:
@@ -189,7 +190,9 @@ def count_axis(axis: Any) -> None:
 
 def duration_axis(axis: Any) -> None:
     """Label a logarithmic axis of matplotlib at times that people use: 100 ms, 1 s, 10 s, 1:00, 10:00."""
-    axis.set_major_locator(FixedLocator(TIMES_S))
+    low, high = axis.get_view_interval()
+    few = sum(low <= moment <= high for moment in TIMES_S) < 3
+    axis.set_major_locator(FixedLocator(STEPS_S if few else TIMES_S))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: span(value)))
 
@@ -236,4 +239,4 @@ def told(figure: Any) -> str:
     first: Axes = figure.axes[0]
     titles = [figure.get_suptitle(), first.get_title()]
     labels = [f"{axis}: {label}" for axis, label in (("x", first.get_xlabel()), ("y", first.get_ylabel())) if label]
-    return one_line("; ".join([*filter(None, titles), *labels]), 300)
+    return one_line("; ".join([*filter(None, titles), *labels]).replace(r"\$", "$"), 300)

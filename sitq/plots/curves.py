@@ -12,8 +12,8 @@ from matplotlib.ticker import NullFormatter
 
 from sitq.errors import InvalidArgument, bad_value, nearest, shown
 from sitq.notebook.frames import resolve
-from sitq.notebook.words import amount, one_line
-from sitq.plots.axes import logarithmic, short_numbers
+from sitq.notebook.words import amount
+from sitq.plots.axes import logarithmic, plain, short_numbers
 from sitq.plots.canvas import (
     GROUP_COLOURS,
     GROUP_MARKERS,
@@ -188,7 +188,7 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
             look: dict[str, Any] = {"color": GROUP_COLOURS[number], "linestyle": GROUP_STYLES[number]}
             marks = max(1, (mine.stop - mine.start) // 8)
             ax.plot(xs[mine], ys[mine], **look, marker=GROUP_MARKERS[number], markersize=4, markevery=marks, label=name)
-            ax.lines[-1].set_label(one_line(name, 24))
+            ax.lines[-1].set_label(plain(name, 24))
     else:
         _draw_many(ax, xs, ys, starts)
     if logarithmic(ys) and ys.max() / ys.min() > 100:

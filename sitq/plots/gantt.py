@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 
 from sitq.errors import InvalidArgument, bad_type
 from sitq.notebook.pieces import COLOURS
-from sitq.notebook.words import amount, one_line
+from sitq.notebook.words import amount
+from sitq.plots.axes import short_texts
 from sitq.plots.canvas import checked, elapsed_axis, finish, in_seconds, ink, legend_below, new_axes, nothing
 
 PIXELS = 1500  # blocks that are nearer than a pixel of so wide a picture become one
@@ -239,13 +240,14 @@ def _draw_blocks(ax: Axes, blocks: np.ndarray[Any, Any], state: str, count: int,
 
 
 def _label(ax: Axes, names: list[tuple[str, int]], length: float, begun: pd.Timestamp, tasks: int) -> None:
+    shown = list(zip(short_texts((name for name, _ in names), 20), names, strict=True))
     if len(names) <= ROWS:
-        told = [f"{one_line(name, 22)} · {slot + 1}" if slot == 0 else f"{slot + 1}" for name, slot in names]
+        told = [f"{worker} · {slot + 1}" if slot == 0 else f"{slot + 1}" for worker, (_, slot) in shown]
         ax.set_yticks(range(len(names)), told)
     else:
         firsts = [row for row, (_, slot) in enumerate(names) if slot == 0]
         every = -(-len(firsts) // ROWS)
-        ax.set_yticks(firsts[::every], [one_line(names[row][0], 22) for row in firsts[::every]])
+        ax.set_yticks(firsts[::every], [shown[row][0] for row in firsts[::every]])
     for row, (_, slot) in enumerate(names):
         if slot == 0 and row:
             ax.axhline(row - 0.5, color="#808080", linewidth=0.6, alpha=0.6)

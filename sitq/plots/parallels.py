@@ -82,11 +82,11 @@ def parallel(df: pd.DataFrame, value: str, params: str | Sequence[str] | None = 
     )
     ax.add_collection(drawn, autolim=False)
     ax.set(xlim=(-0.02, len(shown)), ylim=(0, 1))
-    ax.set_xticks(range(len(shown)), [short(name) for name in shown])
+    names = [short(name, 24) for name in shown]
     figure: Any = ax.figure
     room = figure.get_size_inches()[0] * ax.get_position().width / (0.085 * len(shown))  # characters
-    if max(len(short(name)) for name in shown) > room:
-        ax.set_xticks(range(len(shown)), [short(name) for name in shown], rotation=20, ha="right")
+    turned: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names)) > room else {}
+    ax.set_xticks(range(len(shown)), names, **turned)
     ax.set_yticks([])
     ax.tick_params(axis="x", length=0, pad=8)
     for spine in ax.spines.values():

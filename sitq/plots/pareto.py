@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from sitq.notebook.pieces import COLOURS
 from sitq.notebook.words import amount, one_line
+from sitq.plots.axes import plain
 from sitq.plots.canvas import checked, count_axis, finish, ground, ink, legend_below, new_axes, nothing
 
 BARS = 12  # the others are one bar
@@ -78,4 +79,4 @@ def _short_names(names: list[str]) -> list[str]:
     last = [name.rpartition(".")[2] for name in names]
     often = Counter(last)
     told = [one_line(short if often[short] == 1 else name, 200) for name, short in zip(names, last, strict=True)]
-    return [name if len(name) <= NAME else "…" + name[1 - NAME :] for name in told]
+    return [plain(name if len(name) <= NAME else "…" + name[1 - NAME :], NAME) for name in told]

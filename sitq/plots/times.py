@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sitq.notebook.frames import resolve
 from sitq.notebook.pieces import COLOURS
-from sitq.notebook.words import amount, one_line, span
+from sitq.notebook.words import amount, span
 from sitq.plots.axes import Axis
 from sitq.plots.canvas import (
     GROUP_COLOURS,
@@ -138,7 +138,7 @@ def latency(df: pd.DataFrame, ax: Axes | None = None, by: str | None = None) -> 
                     told = f"{name}: median {span(median)}, p95 {span(p95)}"
                     ax.plot([], [], color=colour, linestyle=style, marker=marker, markersize=5, label=told)
         if column is not None:
-            told = f"{one_line(label, 24)} ({chosen.sum():,}) · {' · '.join(quantiles)}"
+            told = f"{label} ({chosen.sum():,}) · {' · '.join(quantiles)}"
             ax.plot([], [], color=GROUP_COLOURS[number], marker=marker, markersize=5, label=told)
     ax.set_xscale("log")
     ax.set_xlim(low, high)
@@ -185,7 +185,7 @@ def _draw_groups(ax: Axes, seconds: np.ndarray[Any, Any], column: pd.Series[Any]
         colour, style = GROUP_COLOURS[number], GROUP_STYLES[number]
         mine = seconds[chosen]
         median, p95 = np.quantile(mine, [0.5, 0.95])
-        told = f"{one_line(label, 24)} ({len(mine):,}) · median {span(median)} · p95 {span(p95)}"
+        told = f"{label} ({len(mine):,}) · median {span(median)} · p95 {span(p95)}"
         heights, _ = np.histogram(mine, edges)
         ax.stairs(heights, edges, color=colour, linestyle=style, linewidth=1.6, label=told)
         ax.stairs(heights, edges, color=colour, alpha=0.12, fill=True)
@@ -202,7 +202,7 @@ def _draw_line(ax: Axes, place: float, name: str, colour: Any, style: str) -> No
 def _edges(seconds: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], bool, int]:
     """Choose the steps of a histogram, whether they are equal factors, and how many values lie beyond the last."""
     low, high, few = float(seconds.min()), float(seconds.max()), len(seconds) < 1000
-    steps = int(np.clip(2 * len(seconds) ** 0.4, 8, 80))
+    steps = int(np.clip(2 * len(seconds) ** 0.4, 8, 80)) if high > low else 9  # odd: one step has the value amid it
     near, far = np.quantile(seconds, [0.1, 0.9])
     if low > 0 and high / low > 100 and far / near > 10:
         return np.geomspace(low, high * (1 + 1e-9), steps + 1), True, 0

@@ -145,7 +145,7 @@ STANDS_ON = {
     # Draws frames, as the notebook's modules draw records.
     "plots.axes": ("notebook.words",),
     "plots.scales": ("plots.axes",),
-    "plots.canvas": ("notebook.frames", "notebook.words"),
+    "plots.canvas": ("notebook.frames", "plots.axes"),
     "plots.gantt": ("plots.canvas", "notebook.pieces"),
     "plots.times": ("plots.axes", "plots.canvas", "notebook.pieces"),
     "plots.rates": ("plots.canvas", "notebook.pieces", "durations"),

@@ -1,5 +1,6 @@
 """Plots: what holds for each of them."""
 
+import json
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +13,8 @@ from matplotlib.text import Text
 
 from sitq import plots
 from sitq.errors import InvalidArgument, InvalidType
-from tests.plotted import DRAW, tasks, waiting
+from sitq.plots.canvas import told
+from tests.plotted import DRAW, legend, logged, tasks, waiting
 
 pytestmark = pytest.mark.usefixtures("clean_pyplot")
 every_plot = pytest.mark.parametrize("name", DRAW)
@@ -114,6 +116,38 @@ def test_what_is_no_frame_of_tasks_is_refused(name: str) -> None:
         DRAW[name]([1, 2])
     with pytest.raises(InvalidArgument, match=r"df has no column '.*': it is no frame of tasks"):
         DRAW[name](pd.DataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize("name", ["durations", "latency"])
+def test_values_that_begin_alike_are_told_apart(name: str) -> None:
+    by = {"params": lambda n: json.dumps({"kernel": f"a polynomial of degree {n % 3}"})}
+    ax = getattr(plots, name)(tasks(30, **by), by="kernel")
+    assert [text.split(" ")[0] for text in legend(ax)[:3]] == ["…0", "…1", "…2"]
+
+
+def test_no_text_of_a_task_is_taken_for_a_formula_or_left_out_of_a_legend() -> None:
+    odd = [r"$\nonsense$", "_private"]
+    frame = tasks(
+        20,
+        params=lambda n: json.dumps({"kernel": odd[n % 2], "C $a$": n % 2}),
+        worker=lambda n: odd[0],
+        error_type=lambda n: odd[0],
+    )
+    drawn: list[Any] = [
+        plots.durations(frame, by="kernel"),
+        plots.latency(frame, by="kernel"),
+        plots.timeline(frame),
+        plots.errors(frame),
+        plots.heatmap(frame, "kernel", "C $a$", "accuracy"),
+        plots.effect(frame, "accuracy", "C $a$"),
+        plots.parallel(frame, "accuracy"),
+        plots.metrics(logged(2).assign(task_id=odd * 20), "loss"),
+    ]
+    for ax in drawn:
+        ax.figure.canvas.draw()  # a formula that is none raises here
+    for ax in (drawn[0], drawn[1], drawn[-1]):
+        assert [text.strip().split(" ")[0].replace("\\$", "$") for text in legend(ax)[:2]] == odd
+    assert "$a$" in told(drawn[4].figure)
 
 
 def test_an_unknown_column_is_named_with_the_nearest_one() -> None:
