@@ -143,8 +143,8 @@ def result_card(result: Result) -> str:
         ("worker", result.worker or "none"),
         ("finished", f"{result.finished_at:%Y-%m-%d %H:%M:%S}"),
     ]
-    rows += _params(result.params)
-    below = more(len(result.params))
+    rows += [*_params(result.params), *_notes(result.notes)]
+    below = more(len(result.params)) + more(len(result.notes))
     if result.is_failed():
         below += failure(result.error_type or "Error", result.error or "", result.task_id, result.traceback)
     return _card("result", f"{result.task_id} {result.name}", str(result.status), rows, below)
@@ -264,6 +264,11 @@ def _card(kind: str, name: str, state: str, rows: Iterable[tuple[str, str]], bel
     table = tag("table", body, _TABLE)
     frame = f"{BOX}; border-left: 3px solid rgba(128, 128, 128, 0.4); padding: 2px 0 2px 10px"
     return tag("div", tag("div", head) + table + below, frame, kind=f"sitq-card sitq-{kind} {NO_MATH}")
+
+
+def _notes(notes: Mapping[str, object]) -> list[tuple[str, str]]:
+    told = islice(notes.items(), ROWS)
+    return [("note" if name == "note" else f"note.{name}", shown(value)) for name, value in told]
 
 
 def _params(params: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -64,6 +64,7 @@ def result(**changes: Any) -> Result:
     usual: dict[str, Any] = {"task_id": "7k2m9qpa-x4tqe", "status": Status.COMPLETED, "error": None, "error_type": None}
     usual |= {"traceback": None, "enqueued_at": datetime(2026, 1, 1), "started_at": None, "duration_s": 0.25}
     usual |= {"finished_at": datetime(2026, 1, 1, 12), "attempts": 1, "worker": "w", "name": "train", "params": {}}
+    usual["notes"] = {}
     return Result(**usual | {"_load": lambda: pytest.fail("unpickled")} | changes)
 
 
@@ -115,7 +116,7 @@ def drawings(text: str) -> dict[str, str]:
         "failures": failures_html(whole.failures),
         "queue": queue_card(text, lane=text, state=text, slots=1, overview=overview(paused=True)),
         "worker": worker_card(text, state=text, concurrency=1, running=1, done=1, lanes=[text]),
-        "result": result_card(result(name=text, worker=text, params={text: text}, **failed)),
+        "result": result_card(result(name=text, worker=text, params={text: text}, notes={text: text}, **failed)),
         "task": task_card(task(name=text, function=text, batch=text, worker=text, error=text, error_type=text)),
     }
 
@@ -425,6 +426,14 @@ def test_a_failed_result_unfolds_its_traceback() -> None:
     html = result_card(result(status=Status.FAILED, error="no", error_type="ValueError", traceback="Traceback …"))
     assert "<details" in html
     assert "Traceback …" in Reader(html).text
+
+
+def test_notes_of_a_result_are_told_beside_its_parameters() -> None:
+    text = Reader(result_card(result(params={"C": 0.1}, notes={"note": "diverged", "epochs": 7}))).text
+    assert "param.C0.1" in text
+    assert "note.epochs7" in text
+    assert "note'diverged'" in text
+    assert "… 5 more" in result_card(result(notes={f"n{n}": n for n in range(25)}))
 
 
 def test_a_queue_card_tells_lane_worker_and_tasks_and_when_they_were_seen() -> None:
