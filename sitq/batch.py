@@ -376,6 +376,11 @@ class Batch:
         backend = self.queue.backend
         return backend.ids.texts(await backend.numbers(Filter(batch=self.batch_number, states=(FAILED,))))
 
+    @reader("df = await batch.errors()")
+    async def errors(self) -> pd.DataFrame:
+        """Return the failed tasks in groups, the largest first; see :meth:`TaskQueue.errors`."""
+        return await self.queue._errors(Filter(batch=self.batch_number))
+
     @reader('result = await batch.best("accuracy")')
     async def best(self, field: str = "", mode: Literal["max", "min"] = "max") -> Result:
         """Return the Result of the best finished task so far.

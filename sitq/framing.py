@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from sitq.awaiting import reader
 from sitq.connected import Connected
 from sitq.durations import seconds
-from sitq.errors import bad_type, bad_value
-from sitq.models import COMPLETED
+from sitq.errors import TaskNotFound, bad_type, bad_value
+from sitq.failures import Grouping
+from sitq.liveness import Observer
+from sitq.models import COMPLETED, FAILED
 from sitq.results import load_value
-from sitq.rows import Filter
+from sitq.rows import AttemptRow, Filter
 from sitq.selection import select
 from sitq.serialization import Serializer
 
@@ -132,3 +135,118 @@ class Framing(Connected):
 
         seconds_back = None if window is None else seconds("window", window, zero=False)
         return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
+
+    @reader("df = await queue.series()")
+    async def series(self, every: float | str | None = None, window: float | str | None = None) -> pd.DataFrame:
+        """Return how many of this queue's tasks waited and ran over time, and how fast and how well they ended.
+
+        Parameters
+        ----------
+        every : float or str, optional
+            Length of an interval, such as "1m"; by default a round one, so that there are 120 at most.
+        window : float or str, optional
+            Only the last seconds, such as "1h"; by default from the first task on.
+
+        Returns
+        -------
+        DataFrame
+            Index ``time``, the beginning of each interval; ``depth`` and ``running`` (tasks at its end),
+            ``throughput`` (completions a second) and ``error_rate`` (a fraction).
+
+        Raises
+        ------
+        InvalidArgument
+            More than 100,000 intervals.
+        """
+        every_s = None if every is None else seconds("every", every, zero=False)
+        window_s = None if window is None else seconds("window", window, zero=False)
+        from sitq.notebook.over_time import FIELDS, series_frame, times_frame
+
+        times = times_frame(await self._columns(Filter(lane=self.lane), FIELDS))
+        return series_frame(times, every_s, window_s)
+
+    @reader("df = await queue.attempts(task_id)")
+    async def attempts(self, selection: Any) -> pd.DataFrame:
+        """Return every attempt of a task, or of several, oldest first.
+
+        Parameters
+        ----------
+        selection : object
+            An id, ids, a Batch, results, a DataFrame or Series.
+
+        Returns
+        -------
+        DataFrame
+            Index ``task_id`` and ``attempt``; ``status`` (completed, failed, cancelled, processing; lost with its
+            worker; released, so that it was not charged), times, ``duration_s``, ``worker``, ``error_type``, ``error``
+            and ``traceback``. No row for a task that was never claimed.
+
+        Raises
+        ------
+        TaskNotFound
+            An id that names no task of this database.
+        """
+        from sitq.notebook.records import attempt_frame
+
+        await self._session_number()
+        ids = self.backend.ids
+        tasks = select(selection, ids)
+        numbers = await self.backend.numbers(tasks) if tasks.numbers is None else sorted(set(tasks.numbers))
+        rows: list[AttemptRow] = []
+        for at in range(0, len(numbers), SLICE):
+            some = numbers[at : at + SLICE]
+            if tasks.numbers is not None:
+                missing = set(some).difference(await self.backend.states(some))
+                if missing:
+                    raise TaskNotFound(ids.text(min(missing)), "it was purged")
+            rows += await self.backend.attempts(some)
+            await asyncio.sleep(0)
+        return attempt_frame(rows, ids.texts([row.number for row in rows]))
+
+    @reader("df = await queue.errors()")
+    async def errors(self, selection: Any = None) -> pd.DataFrame:
+        """Return the failed tasks in groups: of one type, from one place, with one message but for numbers and ids.
+
+        Parameters
+        ----------
+        selection : optional
+            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+
+        Returns
+        -------
+        DataFrame
+            The largest group first: ``count``, ``error_type``, ``message`` (masked), ``origin`` (the deepest frame of
+            your own code), and an ``example`` with its ``params``, ``error`` and ``traceback``. ``task_ids`` lists all
+            of a group: ``await queue.retry(df.task_ids[0])``.
+        """
+        return await self._errors(self._selected(selection))
+
+    async def _errors(self, tasks: Filter) -> pd.DataFrame:
+        from sitq.notebook.records import error_frame
+
+        await self._session_number()
+        failed = replace(tasks, states=(FAILED,))
+        numbers = await self.backend.numbers(failed)
+        groups = Grouping(self.backend.ids)
+        for at in range(0, len(numbers), SLICE):
+            rows = await self.backend.results(numbers[at : at + SLICE])
+            groups.add(sorted(row for row in rows if row.state == FAILED))
+            await asyncio.sleep(0)
+        return error_frame(groups.largest_first(), self.backend.ids)
+
+    @reader("df = await queue.workers()")
+    async def workers(self) -> pd.DataFrame:
+        """Return the workers and queues that have this database open, of any process, workers first.
+
+        Returns
+        -------
+        DataFrame
+            Index ``session``; ``name``, ``kind``, ``alive``, ``slots``, ``running`` (tasks), ``started_at``, ``beat``,
+            ``host``, ``pid`` and ``made_with``.
+        """
+        from sitq.notebook.records import worker_frame
+
+        await self._session_number()
+        sessions = await self.backend.sessions()
+        dead = Observer(self.backend.lease_s).dead(sessions, time.monotonic())
+        return worker_frame(sessions, dead, await self.backend.in_use())

@@ -197,6 +197,7 @@ class AttemptRow(NamedTuple):
     worker: str | None
     error_type: str | None
     error: str | None
+    traceback: str | None
 
 
 class ProgressRow(NamedTuple):

@@ -187,6 +187,22 @@ class SyncTaskQueue:
         """Return statistics; see :meth:`TaskQueue.stats`."""
         return self._call(self._queue.stats(by, window))
 
+    def series(self, every: float | str | None = None, window: float | str | None = None) -> pd.DataFrame:
+        """Return how many tasks waited and ran over time; see :meth:`TaskQueue.series`."""
+        return self._call(self._queue.series(every, window))
+
+    def attempts(self, selection: Any) -> pd.DataFrame:
+        """Return every attempt of a task, or of several; see :meth:`TaskQueue.attempts`."""
+        return self._call(self._queue.attempts(selection))
+
+    def errors(self, selection: Any = None) -> pd.DataFrame:
+        """Return the failed tasks in groups; see :meth:`TaskQueue.errors`."""
+        return self._call(self._queue.errors(selection))
+
+    def workers(self) -> pd.DataFrame:
+        """Return the workers and queues that have this database open; see :meth:`TaskQueue.workers`."""
+        return self._call(self._queue.workers())
+
     def cancel(self, selection: Any) -> int:
         """Cancel tasks; see :meth:`TaskQueue.cancel`."""
         return self._call(self._queue.cancel(selection))

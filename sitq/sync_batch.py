@@ -124,6 +124,10 @@ class SyncBatch:
         """Return the ids of the tasks that have failed."""
         return self._queue._call(self.batch.failed())
 
+    def errors(self) -> pd.DataFrame:
+        """Return the failed tasks in groups; see :meth:`Batch.errors`."""
+        return self._queue._call(self.batch.errors())
+
     def best(self, field: str = "", mode: Any = "max") -> Result:
         """Return the Result of the best finished task; see :meth:`Batch.best`."""
         return self._queue._call(self.batch.best(field, mode))

@@ -374,8 +374,8 @@ class Backend(ABC):
         """Return the numbers of tasks; of a batch in the order of its rows."""
 
     @abstractmethod
-    async def attempts(self, number: int) -> list[AttemptRow]:
-        """Return all attempts of a task, oldest first."""
+    async def attempts(self, numbers: int | Sequence[int]) -> list[AttemptRow]:
+        """Return all attempts of a task, or of several in order of their numbers, oldest first."""
 
     @abstractmethod
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:

@@ -122,15 +122,18 @@ STATES = "SELECT number, state FROM tasks WHERE number IN (SELECT value FROM jso
 NUMBERS_BEHIND = "SELECT number FROM tasks WHERE number > ? AND {condition} ORDER BY number LIMIT ?"
 
 ATTEMPTS = """
-SELECT task, attempt, attempts.ended, attempts.started_at, finished_at, duration_s, sessions.name, error_type, error
-FROM attempts LEFT JOIN sessions ON sessions.number = attempts.session WHERE task = ?1
+WITH wanted (number) AS (SELECT value FROM json_each(?))
+SELECT task, attempt, attempts.ended, attempts.started_at, finished_at, duration_s, sessions.name, error_type, error,
+    traceback
+FROM wanted JOIN attempts ON attempts.task = wanted.number LEFT JOIN sessions ON sessions.number = attempts.session
 UNION ALL
 SELECT tasks.number, attempt,
     CASE state WHEN 1 THEN 'processing' WHEN 2 THEN 'completed' WHEN 3 THEN 'failed' ELSE 'cancelled' END,
-    tasks.started_at, finished_at, duration_s, sessions.name, error_type, error
-FROM tasks LEFT JOIN sessions ON sessions.number = tasks.session WHERE tasks.number = ?1 AND state <> 0 AND attempt > 0
-    AND NOT EXISTS (SELECT 1 FROM attempts AS kept WHERE kept.task = ?1 AND kept.attempt = tasks.attempt)
-ORDER BY 2
+    tasks.started_at, finished_at, duration_s, sessions.name, error_type, error, traceback
+FROM wanted JOIN tasks ON tasks.number = wanted.number LEFT JOIN sessions ON sessions.number = tasks.session
+WHERE state <> 0 AND attempt > 0
+    AND NOT EXISTS (SELECT 1 FROM attempts AS kept WHERE kept.task = tasks.number AND kept.attempt = tasks.attempt)
+ORDER BY 1, 2
 """
 
 # The highest number ever given to a task.
@@ -233,7 +236,6 @@ NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
-
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"
 CHANGES_BOUNDS = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM changes"
 

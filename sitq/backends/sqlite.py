@@ -492,9 +492,10 @@ class SQLiteBackend(Backend):
             for row in await self._open.read(f"SELECT number FROM tasks WHERE {condition} ORDER BY {order}", values)
         ]
 
-    async def attempts(self, number: int) -> list[AttemptRow]:
-        """Return all attempts of a task, oldest first."""
-        return list(map(AttemptRow._make, await self._open.read(queries.ATTEMPTS, (number,))))
+    async def attempts(self, numbers: int | Sequence[int]) -> list[AttemptRow]:
+        """Return all attempts of tasks, oldest first."""
+        listed = json.dumps([numbers] if isinstance(numbers, int) else list(numbers))
+        return list(map(AttemptRow._make, await self._open.read(queries.ATTEMPTS, (listed,))))
 
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
         """Count tasks by state."""

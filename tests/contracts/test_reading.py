@@ -147,6 +147,23 @@ async def test_attempts_of_a_running_task_end_with_the_running_one(backend: Back
     assert await backend.attempts(99) == []
 
 
+async def test_attempts_of_several_tasks_come_in_order(backend: Backend, worker: int) -> None:
+    numbers = await backend.enqueue(new_tasks(3))
+    one, two, three = await backend.claim(worker, 3, LOCAL)
+    await backend.release(worker, [(one.number, one.attempt)])
+    again = await claim_one(backend, worker)
+    await backend.complete(worker, [failed(again, "broken"), completed(two)])
+    found = await backend.attempts([*reversed(numbers), 99])
+    told = [(a.number, a.attempt, a.ended, a.traceback) for a in found]
+    assert told == [
+        (one.number, 1, "released", None),
+        (one.number, 2, "failed", "Traceback …"),
+        (two.number, 1, "completed", None),
+        (three.number, 1, "processing", None),
+    ]
+    assert await backend.attempts([]) == []
+
+
 async def test_records_name_their_batch_and_lane(backend: Backend) -> None:
     batch, version = await begin(backend, new_batch("svc", lane="gpu"))
     await backend.enqueue(new_tasks(lane="gpu", batch=batch, version=version, name="fit"))

@@ -1,29 +1,76 @@
 """What the docs list is what the code has."""
 
+import asyncio
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import sitq
 from sitq.context import CurrentTask
 from sitq.models import EDGES
-from sitq.notebook import frames, stats
+from sitq.notebook import frames, over_time, records, stats
+from sitq.notebook.tables import local_zone
 from sitq.options import KNOWN
+from tests.stage import LONG_S
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_every_column_of_the_frames_is_documented_with_its_type() -> None:
+FRAMES = {
+    "to_frame": frames.COLUMNS,
+    "stats": stats.COLUMNS,
+    "series": over_time.COLUMNS,
+    "attempts": records.ATTEMPTS,
+    "errors": records.ERRORS,
+    "workers": records.WORKERS,
+    "batches": records.BATCHES,
+    "versions": records.VERSIONS,
+}
+
+
+def columns_in_docs(verb: str) -> list[tuple[str, str, str]]:
     text = (DOCS / "reference" / "frames.md").read_text()
-    rows = re.findall(r"^\| `(\S+)` \| (\S+) \| (.+) \|$", text, re.M)
-    wanted = [
-        (name, dtype, says) for columns in (frames.COLUMNS, stats.COLUMNS) for name, (dtype, says) in columns.items()
-    ]
-    assert rows == wanted
+    section = re.split(r"^## ", text.split(f"## `{verb}()`\n")[1], flags=re.M)[0]
+    return re.findall(r"^\| `(\w+)` \| (\S+) \| (.+) \|$", section.rpartition("| column | type | says |")[2], re.M)
+
+
+@pytest.mark.parametrize("verb", FRAMES)
+def test_every_column_of_a_frame_is_documented_with_its_type(verb: str) -> None:
+    assert columns_in_docs(verb) == [(name, dtype, says) for name, (dtype, says) in FRAMES[verb].items()]
+
+
+async def test_every_frame_has_the_documented_columns_and_types_full_or_empty(queue: sitq.TaskQueue) -> None:
+    kinds = {"text": str(pd.Series(["a"]).dtype), "time": f"datetime64[us, {local_zone()}]"}
+
+    def documented(verb: str) -> list[tuple[str, str]]:
+        return [(name, kinds.get(dtype, dtype)) for name, dtype, _ in columns_in_docs(verb)]
+
+    def found(frame: pd.DataFrame) -> list[tuple[str, str]]:
+        types = frame.dtypes.astype(str).items()
+        return [(str(name), dtype) for name, dtype in types if not str(name).startswith(("param.", "result"))]
+
+    async def look() -> dict[str, pd.DataFrame]:
+        verbs = {name: getattr(queue, name) for name in FRAMES if name not in ("attempts", "versions")}
+        return {name: await verb() for name, verb in verbs.items()}
+
+    empty = await look() | {"attempts": await queue.attempts([])}
+    batch = await queue.map(reciprocal, [0, 1], name="svc")
+    async with sitq.Worker(queue.backend):
+        await asyncio.wait_for(batch.wait(), LONG_S)
+    full = await look() | {"attempts": await queue.attempts(batch), "versions": await batch.versions()}
+    assert [name for name in full if full[name].empty] == []
+    assert {name: len(empty[name]) for name in empty} == dict.fromkeys(empty, 0) | {"stats": 1, "workers": 1}
+    for looked in (empty, full):
+        assert {name: found(frame) for name, frame in looked.items()} == {name: documented(name) for name in looked}
+
+
+def reciprocal(x: float) -> float:
+    return 1 / x
 
 
 def test_the_drawn_state_machine_is_the_coded_one() -> None:
