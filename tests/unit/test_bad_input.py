@@ -195,7 +195,7 @@ READS: dict[str, Case] = {
 }
 STEERING: dict[str, Case] = {
     f"{verb} {kind}": (lambda q, v=verb, s=selection: getattr(q, v)(s), error, told)
-    for verb in ("cancel", "retry", "rerun", "purge", "pause", "resume", "to_frame")
+    for verb in ("cancel", "retry", "rerun", "purge", "pause", "resume", "to_frame", "attempts", "errors")
     for kind, selection, error, told in [
         ("5", 5, TypeError, "selection must be an id, ids, .* not 5"),
         ("bytes", b"x", TypeError, "selection .*b'x'"),
@@ -217,7 +217,28 @@ STEERING: dict[str, Case] = {
     "purge of nothing": (lambda q: q.purge(), ValueError, "needs a selection or older_than"),
     "purge by a wrong time": (lambda q: q.purge(older_than="long ago"), ValueError, "older_than .*'long ago'"),
 }
-TABLES = {"enqueue": FUNCTIONS, "options": OPTIONS, "map": MAPS, "reads": READS, "steering": STEERING}
+SERIES: dict[str, Case] = {
+    "every nothing": (lambda q: q.series(every=0), ValueError, "every .*0"),
+    "every text": (lambda q: q.series(every="soon"), ValueError, "every .*'soon'"),
+    "every list": (lambda q: q.series(every=[1]), TypeError, "every"),
+    "window before now": (lambda q: q.series(window=-5), ValueError, "window .*-5"),
+    "window of a bool": (lambda q: q.series(window=True), TypeError, "window .*True"),
+}
+EVENTS: dict[str, Case] = {
+    "of an unknown kind": (lambda q: q.events("done"), ValueError, "'done'"),
+    "of a number": (lambda q: q.events(3), TypeError, "3"),
+    "on an unknown kind": (lambda q: q.on("done", print), ValueError, "'done'"),
+    "on without a callback": (lambda q: q.on("failed", "print"), TypeError, "callback .*'print'"),
+}
+TABLES = {
+    "enqueue": FUNCTIONS,
+    "options": OPTIONS,
+    "map": MAPS,
+    "reads": READS,
+    "steering": STEERING,
+    "series": SERIES,
+    "events": EVENTS,
+}
 CASES = [pytest.param(case, id=f"{table}: {name}") for table, cases in TABLES.items() for name, case in cases.items()]
 
 
@@ -254,7 +275,7 @@ async def test_bad_input_is_one_clear_error_and_no_row(queue: sitq.TaskQueue, ca
 def test_every_verb_of_the_queue_is_in_the_tables() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     verbs = {name for name, value in inspect.getmembers(sitq.TaskQueue) if name[0] != "_" and callable(value)}
-    taking = verbs - {"connect", "close", "batches"}
+    taking = verbs - {"connect", "close", "batches", "workers"}
     assert [
         v for v in taking if f"q.{v}(" not in source and f'"{v}"' not in source and f"queue.{v}(" not in source
     ] == []
