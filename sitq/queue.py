@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from sitq.awaiting import reader
 from sitq.backends.base import Backend
 from sitq.errors import (
     BatchNotFound,
+    SitqError,
     TaskNotFound,
     bad_type,
 )
@@ -434,6 +436,10 @@ class TaskQueue(Observing, Framing):
     def _show(self, card: Card) -> None:
         from sitq.notebook.showing import show_and_look
 
+        with contextlib.suppress(SitqError):  # it is closed, or its file is gone: the card says so
+            counts = self.backend.counts_at_once(self.lane)
+            if counts is not None:  # the look may be done too late for a page that is saved right after the cell
+                self._overview = Overview(datetime.now(), counts)
         show_and_look(card, self._loop, self._look)
 
     def __reduce__(self) -> Any:

@@ -381,6 +381,10 @@ class Backend(ABC):
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
         """Count tasks by state; its cost does not depend on how many there are."""
 
+    def counts_at_once(self, lane: str | None = None) -> Counts | None:
+        """Return the counts of a lane where they take no waiting, for a card; None: they do."""
+        return None
+
     @abstractmethod
     async def held(self, lane: str | None = None, batch: int | None = None) -> int:
         """Count pending tasks that are held."""

@@ -501,6 +501,11 @@ class SQLiteBackend(Backend):
         """Count tasks by state."""
         return queries.to_counts((await self._open.read(*queries.counts(lane, batch)))[0])
 
+    def counts_at_once(self, lane: str | None = None) -> Counts | None:
+        """Count the tasks of a lane on this thread: one row, unless another thread reads."""
+        rows = self._open.read_one(*queries.counts(lane, None))
+        return queries.to_counts(rows[0]) if rows else None
+
     async def held(self, lane: str | None = None, batch: int | None = None) -> int:
         """Count pending tasks that are held."""
         condition, values = group.where(Filter(lane=lane, batch=batch))

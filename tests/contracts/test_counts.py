@@ -107,6 +107,8 @@ async def test_counts_are_right_after_every_kind_of_change(backend: Backend) -> 
     for step in STEPS:
         await getattr(play, step)()
         assert await backend.counts() == await true_counts(backend), step
+        for lane in (None, *LANES):
+            assert backend.counts_at_once(lane) in (None, await true_counts(backend, lane)), (step, lane)
         for lane in LANES:
             assert await backend.counts(lane) == await true_counts(backend, lane), (step, lane)
             for batch in play.batches:

@@ -108,11 +108,13 @@ async def test_a_queue_is_shown_at_once_and_once_more_as_it_is(
     screen = Screen(monkeypatch)
     queue._ipython_display_()
     ((before, first, update),) = screen.shown
-    assert (before, update) == ("<TaskQueue ':memory:' connected>", False)
+    assert re.fullmatch(r"<TaskQueue ':memory:' connected, 1 pending at \d\d:\d\d:\d\d>", before)
+    assert not update
+    assert "no worker" not in queue._repr_html_(), "so much takes a look"
     await looked()
     (after, second, update) = screen.shown[-1]
     assert (second, update) == (first, True)
-    assert re.fullmatch(r"<TaskQueue ':memory:' connected, 1 pending at \d\d:\d\d:\d\d>", after)
+    assert "1 pending" in after
     assert "nothing runs: no worker" in queue._repr_html_()
 
 
@@ -128,6 +130,18 @@ async def test_a_queue_that_cannot_be_read_keeps_the_card_it_has(
     queue._ipython_display_()
     await looked()
     assert len(screen.shown) == 1
+
+
+async def test_a_queue_that_is_read_just_now_is_shown_as_it_was_last_seen(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen(monkeypatch)
+    live = queue.backend._live  # type: ignore[attr-defined]  # of SQLite
+    with live._point_lock:
+        queue._ipython_display_()
+    assert screen.shown[0][0] == "<TaskQueue ':memory:' connected>"
+    await looked()
+    assert "no tasks at " in screen.shown[-1][0]
 
 
 async def test_a_queue_that_is_closed_is_shown_and_not_opened_again(
