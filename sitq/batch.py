@@ -159,6 +159,7 @@ class Batch:
                     "retry_these": self._retry_these,
                 },
                 first=self._progress.last,
+                listeners=self.queue.backend.listeners,
             )
         self._bar.show()
         self.queue.shown.add(self._bar)

@@ -22,11 +22,11 @@ LONG_S = 1.0  # … once they have run so long; a list of short ones would only 
 CLOSE_S = 2.0  # at least, between two looks at every task
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
 MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
-SHARE = 0.01  # of the time that looks at every task may take
+SHARE = 0.005  # of the time that looks at every task may take; four small ones a second take as much
 
 
 class Seldom:
-    """Lets something costly be done again once it has taken no more than a hundredth of the time.
+    """Lets something costly be done again once it has taken no more than `SHARE` of the time.
 
     Parameters
     ----------

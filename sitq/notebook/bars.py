@@ -59,6 +59,8 @@ class Bar:
         changed.
     first : Snapshot, optional
         Drawn until the first one is there.
+    listeners : set of callables, optional
+        Whoever is called, in any thread, when something may have changed; the bar is one of them while it lives.
     """
 
     def __init__(
@@ -67,10 +69,13 @@ class Bar:
         actions: Mapping[str, Callable[..., Awaitable[object]]] | None = None,
         *,
         first: Snapshot | None = None,
+        listeners: set[Callable[[Any], None]] | None = None,
     ):
         self._snapshot = snapshot
         self._actions = dict(actions or {})
         self._last = first
+        self._listeners: set[Callable[[Any], None]] = set() if listeners is None else listeners
+        self._heard_of = False  # since it was last drawn
         self._displays: list[str] = []  # their ids
         self._cells: set[object] = set()
         self._mode = ""
@@ -137,10 +142,12 @@ class Bar:
     async def _run(self) -> None:
         failed = 0
         self._stalls = Stalls(asyncio.get_running_loop())
+        self._listeners.add(self._heard)
         try:
             while True:
                 ending = self._ending.is_set()
                 self._changed.clear()
+                self._heard_of = False
                 self._act()
                 try:
                     self._last = await self._snapshot()
@@ -166,6 +173,7 @@ class Bar:
             self._draw(final=True)
             raise
         finally:
+            self._listeners.discard(self._heard)
             self._stalls.stop()
             self._line.leave()
             if self._buttons is not None:
@@ -199,8 +207,17 @@ class Bar:
 
     def _clicked(self, *action: str) -> None:
         """Write down a click. Called in any thread, so it does nothing else."""
-        assert self._loop is not None
         self._clicks.append(action)
+        self._touch_from_any_thread()
+
+    def _heard(self, _: object) -> None:
+        """Hear of changes, many thousand times a second; only the first after each drawing wakes the loop."""
+        if not self._heard_of:
+            self._heard_of = True
+            self._touch_from_any_thread()
+
+    def _touch_from_any_thread(self) -> None:
+        assert self._loop is not None  # it is shown
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:  # the loop is closed: nothing acts any more

@@ -142,6 +142,28 @@ async def test_it_draws_at_most_four_times_a_second_whatever_the_rate(screen: Sc
     await bar.finish()
 
 
+async def test_a_change_is_drawn_soon_and_wakes_the_loop_once_for_each_drawing(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "TICK_S", 3600.0)
+    listeners: set[Callable[[Any], None]] = set()
+    batch = Batch(100_000)
+    bar = Bar(batch.snapshot, listeners=listeners)
+    bar.show()
+    await screen.until(lambda: "100,000</span> left" in screen.texts()[0])
+    wakes: list[Any] = []
+    loop = asyncio.get_running_loop()
+    wake = loop.call_soon_threadsafe
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *call: wakes.append(call) or wake(*call))
+    (heard,) = listeners
+    batch.done = 7
+    await asyncio.to_thread(lambda: [heard([]) for _ in range(1000)])
+    await screen.until(lambda: "99,993</span> left" in screen.texts()[0])
+    assert sum(call[0] == bar._changed.set for call in wakes) <= 2, "and not for each of a thousand commits"
+    await bar.finish()
+    assert listeners == set()
+
+
 async def test_traffic_does_not_grow_with_the_batch(screen: Screen) -> None:
     for total in (10, 1_000_000):
         batch = Batch(total)
