@@ -154,9 +154,9 @@ class Batch:
                     "pause": self.pause,
                     "resume": self.resume,
                     "cancel": self.cancel,
-                    "retry": self.retry,
+                    "retry": self._retry_failed,
                     "rerun": partial(self.rerun, stale=True),
-                    "retry_these": self._retry_these,
+                    "retry_these": self._retry_failed,
                 },
                 first=self._progress.last,
                 listeners=self.queue.backend.listeners,
@@ -425,8 +425,8 @@ class Batch:
         """Run failed and cancelled tasks again, with another function if one is given; see :meth:`TaskQueue.retry`."""
         return await self.queue.retry(self, func)
 
-    async def _retry_these(self, error_type: str) -> int:
-        """Run again what failed with this type of error."""
+    async def _retry_failed(self, error_type: str | None = None) -> int:
+        """Run again what failed, with this type of error if one is given, and nothing that was cancelled."""
         kind = Filter(batch=self.batch_number, states=(FAILED,), error_type=error_type)
         await self.queue._session_number()
         backend = self.queue.backend

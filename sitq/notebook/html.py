@@ -108,7 +108,9 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
         inner += "".join(map(_running, snapshot.longest[:ROWS]))
     inner += "".join(map(warning_line, warnings(snapshot)[:ROWS])) + "".join(map(note_line, notes))
     if final and snapshot.failures:
-        inner += failures_html(snapshot.failures) + note_line("run them again: `await batch.retry()`")
+        # Where tasks were cancelled, retry() of the whole batch would run these too.
+        verb = "queue.retry(await batch.failed())" if counts.cancelled else "batch.retry()"
+        inner += failures_html(snapshot.failures) + note_line(f"run them again: `await {verb}`")
     data = {"data-done": done, "data-left": counts.left, "data-total": counts.total}
     return tag("div", inner, BOX, kind=f"sitq-bar{' sitq-final' if final else ''} {NO_MATH}", **data)
 

@@ -29,6 +29,8 @@ from urllib.request import urlopen
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.kernels import PYTHONS
+
 # Lab draws only the cells that are on the screen: a tall one shows a whole notebook.
 VIEWPORT = {"width": 1300, "height": 2400}
 CHROMIUM_OPTIONS = [
@@ -67,11 +69,11 @@ class Lab:
         with urlopen(f"{self.url}{path}", timeout=10) as answer:
             return json.load(answer)
 
-    def write(self, name: str, *sources: str) -> None:
+    def write(self, name: str, *sources: str, kernel: str = "python3") -> None:
         """Make a notebook of code cells."""
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
         # Lab asks which kernel to take where a notebook names none.
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), self.folder / name)
 
     def read(self, name: str) -> nbformat.NotebookNode:
@@ -99,6 +101,7 @@ def lab_server(folder: Path) -> Iterator[Lab]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as home:
         kept = {name: f"{home}/{name}" for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+        add_kernels(Path(kept["JUPYTER_DATA_DIR"]))
         log_path = Path(home, "server.log")
         command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
         command += ["--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
@@ -118,6 +121,15 @@ def lab_server(folder: Path) -> Iterator[Lab]:
             yield lab
         finally:
             stop(server)
+
+
+def add_kernels(data: Path) -> None:
+    """Let the server know a kernel of each version of ipykernel, by the names ipykernel6 and ipykernel7."""
+    for version, python in PYTHONS.items():
+        spec = data / "kernels" / f"ipykernel{version}" / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": f"ipykernel{version}", "language": "python"}))
 
 
 def answers(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> bool:

@@ -19,14 +19,17 @@ async def work(i):
     return i
 
 queue = await sitq.open("bar.db", concurrency=2)
-batch = await queue.map(work, range(120), name="watched")
+batch = await queue.map(work, range(200), name="watched")
 batch
 """
 DONE = re.compile(r"(\d+) done")
 
 
-def test_the_bar_moves_while_another_cell_awaits_and_stays_as_html_after_a_restart(browser: Browser, lab: Lab) -> None:
-    lab.write("watched.ipynb", START, "await asyncio.sleep(3)", "await batch.wait()\nprint('all ended')")
+def test_the_bar_moves_while_a_cell_awaits_and_after_one_that_blocks_and_stays_as_html_after_a_restart(
+    browser: Browser, lab: Lab
+) -> None:
+    blocking = "import time; time.sleep(3)"
+    lab.write("watched.ipynb", START, "await asyncio.sleep(3)", blocking, "await batch.wait()\nprint('all ended')")
     page = open_notebook(browser, lab, "watched.ipynb")
 
     bar = run_cell(page, 0).locator(".sitq-bar")
@@ -39,14 +42,19 @@ def test_the_bar_moves_while_another_cell_awaits_and_stays_as_html_after_a_resta
     assert second > first
     assert re.match(r"\[\*\]", cell(page, 1).locator(".jp-InputPrompt").inner_text()), "the other cell awaits still"
 
-    expect(run_cell(page, 2)).to_contain_text("all ended")
-    expect(bar).to_contain_text("120 done · 0 left")
+    run_cell(page, 2)
+    expect(bar.locator(".sitq-warning")).to_contain_text(re.compile(r"a cell blocked the loop for 3(\.\d+)? s"))
+    expect(bar).not_to_contain_text(f"{second} done", timeout=2500)
+
+    expect(run_cell(page, 3)).to_contain_text("all ended")
+    expect(bar).to_contain_text("200 done · 0 left")
     save(page, lab, "watched.ipynb")
     restart_kernel(page, lab, "watched.ipynb")
     reload(page, lab, "watched.ipynb")
 
-    expect(cell(page, 0).locator(".sitq-bar")).to_contain_text("120 done · 0 left")
+    expect(cell(page, 0).locator(".sitq-bar")).to_contain_text("200 done · 0 left")
     expect(cell(page, 0)).to_contain_text("ValueError")
+    expect(cell(page, 0)).to_contain_text("a cell blocked the loop")
     expect(page.locator(".jp-Notebook")).not_to_contain_text("model not found")
     expect(cell(page, 0).locator(".jupyter-widgets")).to_have_count(0)
     page.close()

@@ -16,9 +16,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]
 PICTURES = ROOT / "build" / "screenshots"
 OPEN = """\
 import asyncio, sitq
+from pathlib import Path
 
 async def train(rate):
     await asyncio.sleep({seconds})
+    if rate % 20 == 3 and not Path("{name} is mended").exists():
+        raise KeyError("epochs")
     if rate % 20 == 7:
         raise ValueError(f"the loss is not a number at rate {{rate}}")
     return rate
@@ -59,18 +62,36 @@ def use_theme(page: Page, name: str) -> None:
     expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
-def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(browser: Browser, lab: Lab) -> None:
-    lab.write("buttons.ipynb", OPEN.format(name="buttons", seconds=0.1, tasks=400))
-    page = open_notebook(browser, lab, "buttons.ipynb")
+def in_both_themes(page: Page, shown: Locator, name: str) -> None:
+    """Keep a picture in each, and leave the light one."""
+    picture(shown, f"{name}-light")
+    use_theme(page, "JupyterLab Dark")
+    picture(shown, f"{name}-dark")
+    use_theme(page, "JupyterLab Light")
+
+
+def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(
+    browser: Browser, lab: Lab, kernel: str
+) -> None:
+    name = f"buttons-{kernel}"
+    lab.write(f"{name}.ipynb", OPEN.format(name=name, seconds=0.1, tasks=400), kernel=kernel)
+    page = open_notebook(browser, lab, f"{name}.ipynb")
     ran = run_cell(page, 0)
     bar = ran.locator(".sitq-bar")
-    lab.wait_for_kernel("buttons.ipynb")  # idle
+    lab.wait_for_kernel(f"{name}.ipynb")  # idle
     expect_moving(bar)
     expect_moving(bar)
-    picture(ran, "live-light")
-    use_theme(page, "JupyterLab Dark")
-    picture(ran, "live-dark")
-    use_theme(page, "JupyterLab Light")
+    expect(ran.locator(".sitq-rerun")).to_be_hidden()
+
+    failures = ran.locator(".sitq-failures")
+    expect(failures.locator("details")).to_have_count(2)
+    failures.locator("summary", has_text="ValueError").click()
+    unfolded = failures.locator("pre", has_text="ValueError: the loss is not a number")
+    expect(unfolded).to_be_visible()
+    for _ in range(5):
+        expect_moving(bar)
+    expect(unfolded).to_be_visible()
+    in_both_themes(page, ran, f"live-{kernel}")
 
     ran.locator(".sitq-pause").click()
     expect(ran.locator(".sitq-pause")).to_have_text("Resume", timeout=WITHIN_MS)
@@ -79,32 +100,76 @@ def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(browse
     before = done(bar)
     page.wait_for_timeout(1500)
     assert done(bar) == before, "nothing starts while it is paused"
-    picture(ran, "paused-light")
+    picture(ran, f"paused-{kernel}-light")
+    these = ran.locator(".sitq-retry-these", has_text="KeyError")
+    expect(these).to_have_text(re.compile(r"^Retry these \d+ × KeyError"))
+    (lab.folder / f"{name} is mended").touch()
+    these.click()
+    expect(bar).to_contain_text(re.compile(r"retry these KeyError: \d+ tasks?"), timeout=WITHIN_MS)
+    gone = ran.locator(".sitq-retry-these", has_text="Retried KeyError")
+    expect(gone).to_be_disabled(timeout=WITHIN_MS)
+    expect(ran.locator(".sitq-retry-these", has_text="ValueError")).to_be_enabled()  # the others stay
+    ran.locator(".sitq-retry").click()
+    expect(bar).to_contain_text(re.compile(r"retry: \d+ tasks?"), timeout=WITHIN_MS)
     ran.locator(".sitq-pause").click()
     expect(ran.locator(".sitq-pause")).to_have_text("Pause", timeout=WITHIN_MS)
     expect_moving(bar)
 
+    expect(ran.locator(".sitq-retry")).to_be_enabled()  # some failed again
     ran.locator(".sitq-cancel").click()
     expect(ran.locator(".sitq-cancel")).to_have_text(re.compile(r"Really cancel [\d,]+ tasks\?"), timeout=WITHIN_MS)
-    picture(ran, "cancel-light")
+    picture(ran, f"cancel-{kernel}-light")
     expect_moving(bar)
     ran.locator(".sitq-cancel").click()
     expect(bar).to_have_attribute("data-left", "0", timeout=WITHIN_MS)
     expect(bar).to_have_class(re.compile("sitq-final"), timeout=WITHIN_MS)
     expect(bar).to_contain_text("cancelled")
     expect_nothing_dead(page)
-    save(page, lab, "buttons.ipynb")
-    restart_kernel(page, lab, "buttons.ipynb")
-    reload(page, lab, "buttons.ipynb")
+    save(page, lab, f"{name}.ipynb")
+    restart_kernel(page, lab, f"{name}.ipynb")
+    reload(page, lab, f"{name}.ipynb")
     bar = cell(page, 0).locator(".sitq-bar")
     expect(bar).to_contain_text("cancelled")
     bar.locator("summary").first.click()
-    expect(bar.locator("pre").first).to_contain_text("ValueError: the loss is not a number")
+    expect(bar.locator("pre").first).to_contain_text("Error: ")
+    expect(bar).to_contain_text("run them again: await queue.retry(await batch.failed())")
     expect_nothing_dead(page)
-    picture(cell(page, 0), "final-light")
-    use_theme(page, "JupyterLab Dark")
-    picture(cell(page, 0), "final-dark")
-    use_theme(page, "JupyterLab Light")
+    in_both_themes(page, cell(page, 0), f"final-{kernel}")
+    page.close()
+
+
+def focused(page: Page) -> str:
+    """The classes of what the keyboard acts on."""
+    return str(page.evaluate("document.activeElement.className"))
+
+
+def test_the_buttons_and_the_failures_are_there_for_the_keyboard(browser: Browser, lab: Lab) -> None:
+    lab.write("keys.ipynb", OPEN.format(name="keys", seconds=0.1, tasks=400))
+    page = open_notebook(browser, lab, "keys.ipynb")
+    ran = run_cell(page, 0)
+    bar, failures = ran.locator(".sitq-bar"), ran.locator(".sitq-failures details")
+    expect(failures).to_have_count(2)
+    ran.locator(".sitq-pause").focus()
+    page.keyboard.press("Space")
+    expect(ran.locator(".sitq-pause")).to_have_text("Resume", timeout=WITHIN_MS)
+    assert "sitq-pause" in focused(page), "it keeps the focus"
+    page.keyboard.press("Enter")
+    expect(ran.locator(".sitq-pause")).to_have_text("Pause", timeout=WITHIN_MS)
+    expect_moving(bar)
+
+    wanted = ["sitq-cancel", "sitq-retry", "sitq-retry-these", "sitq-retry-these"]
+    for kind in wanted:
+        page.keyboard.press("Tab")
+        assert kind in focused(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(failures.first).to_have_attribute("open", "")
+
+    ran.locator(".sitq-cancel").focus()
+    page.keyboard.press("Enter")
+    expect(ran.locator(".sitq-cancel")).to_have_text(re.compile("Really cancel"), timeout=WITHIN_MS)
+    page.keyboard.press("Enter")
+    expect(bar).to_have_class(re.compile("sitq-final"), timeout=WITHIN_MS)
     page.close()
 
 

@@ -72,13 +72,3 @@ def test_a_saved_page_says_after_a_restart_what_is_stale(browser: Browser, lab: 
     picture(cell(page, 2), "stale-final-dark")
     use_theme(page, "JupyterLab Light")
     page.close()
-
-
-def test_a_batch_without_stale_results_has_no_button_to_run_them_again(browser: Browser, lab: Lab) -> None:
-    lab.write("fresh.ipynb", OPEN.replace("stale", "fresh"), f"{MENDED}\n{MAP}batch")
-    page = open_notebook(browser, lab, "fresh.ipynb")
-    run_cell(page, 0)
-    ran = run_cell(page, 1)
-    expect(ran.locator(".sitq-retry")).to_be_visible()
-    expect(ran.locator(".sitq-rerun")).to_be_hidden()
-    page.close()

@@ -371,6 +371,10 @@ def test_failures_that_stay_name_what_runs_them_again() -> None:
     html = bar_html(snapshot(counts=Counts(completed=102, failed=3), failures=(group(),)), final=True)
     assert "run them again: <code>await batch.retry()</code>" in html
     assert "retry()" not in bar_html(snapshot(counts=Counts(completed=105)), final=True)
+    some_cancelled = snapshot(counts=Counts(completed=102, failed=3, cancelled=9), failures=(group(),))
+    assert "run them again: <code>await queue.retry(await batch.failed())</code>" in bar_html(
+        some_cancelled, final=True
+    )
 
 
 def test_the_final_bar_tells_the_whole_story() -> None:
