@@ -328,7 +328,12 @@ class Batch:
     # ---- snapshots ----
     @reader("df = await batch.to_frame()")
     async def to_frame(
-        self, *, prefix: bool = True, asked: bool = True, results: Literal["columns", "objects"] = "columns"
+        self,
+        *,
+        prefix: bool = True,
+        asked: bool = True,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
     ) -> pd.DataFrame:
         """Return the tasks as a DataFrame in the order of the rows, as they are now; see :meth:`TaskQueue.to_frame`.
 
@@ -341,10 +346,12 @@ class Batch:
             ``asked`` tells them apart.
         results : {"columns", "objects"}
             "objects" gives one column ``result`` with the values themselves.
+        metrics : dict, optional
+            What tasks logged as columns: ``{"loss": "min"}`` gives ``metric.loss``, the least one of each task.
         """
         if type(asked) is not bool:
             raise bad_type("asked", asked, "True or False")
-        frame = await self.queue._frame(Filter(batch=self.batch_number, asked=asked), prefix, results)
+        frame = await self.queue._frame(Filter(batch=self.batch_number, asked=asked), prefix, results, metrics)
         if asked and not frame["asked"].all():  # put aside while they ran
             frame = frame[frame["asked"]]
         if not frame["position"].is_monotonic_increasing:
@@ -353,6 +360,31 @@ class Batch:
         if ended < len(frame):
             print(f"{ended:,} of {len(frame):,} finished")
         return frame
+
+    @reader("df = await batch.metrics()")
+    async def metrics(self, *, prefix: bool = True) -> pd.DataFrame:
+        """Return what its tasks logged with ``current_task().log(…)``; see :meth:`TaskQueue.metrics`.
+
+        Parameters
+        ----------
+        prefix : bool
+            False names ``metric.loss`` just ``loss`` where that is unambiguous.
+
+        Examples
+        --------
+        >>> def train(lr):
+        ...     for step in range(3):
+        ...         current_task().log(loss=lr / (step + 1))
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         batch = await queue.map(train, [0.1, 0.3], name="train")
+        ...         await batch.wait()
+        ...         return await batch.metrics()
+        >>> asyncio.run(main()).groupby("param.lr")["metric.loss"].min().round(3).to_dict()
+        train: 2 new
+        {0.1: 0.033, 0.3: 0.1}
+        """
+        return await self.queue._metrics(Filter(batch=self.batch_number), prefix)
 
     @reader("df = await batch.versions()")
     async def versions(self) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,12 @@ class Framing(Connected):
 
     @reader("df = await queue.to_frame()")
     async def to_frame(
-        self, selection: Any = None, *, prefix: bool = True, results: Literal["columns", "objects"] = "columns"
+        self,
+        selection: Any = None,
+        *,
+        prefix: bool = True,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
     ) -> pd.DataFrame:
         """Return tasks as a DataFrame, one row each.
 
@@ -48,36 +53,85 @@ class Framing(Connected):
         results : {"columns", "objects"}
             "columns": the recorded fields of results, ``result.*``, without reading any payload. "objects": one column
             ``result`` with the values themselves, each of them decoded; None for what did not complete.
+        metrics : dict, optional
+            What tasks logged as columns ``metric.*``: ``{"loss": "min"}`` is the least one of each task. There are
+            "min", "max", "mean", "median", "first", "last", "sum", "std" and "count".
 
         Returns
         -------
         DataFrame
-            Index ``task_id``; columns ``param.*``, ``result.*``, ``status``, ``duration_s``, ``wait_s``, ``attempts``,
-            ``worker``, ``error_type``, ``error`` and the others. Times are time-zone aware in local time.
+            Index ``task_id``; columns ``param.*``, ``result.*``, ``note.*``, ``status``, ``duration_s``, ``wait_s``,
+            ``attempts``, ``worker``, ``error_type``, ``error`` and the others. Times are time-zone aware in local time.
 
         Raises
         ------
         DeserializationError, UntrustedPayload
             With "objects": a value that cannot be read here; names the task, and has the cause.
         """
-        return await self._frame(self._selected(selection), prefix, results)
+        return await self._frame(self._selected(selection), prefix, results, metrics)
 
     def _selected(self, selection: Any) -> Filter:
         return Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
 
     async def _frame(
-        self, tasks: Filter, prefix: bool, results: Literal["columns", "objects"] = "columns"
+        self,
+        tasks: Filter,
+        prefix: bool,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
     ) -> pd.DataFrame:
         if type(prefix) is not bool:
             raise bad_type("prefix", prefix, "True or False")
         if results not in ("columns", "objects"):
             raise bad_value("results", results, "'columns' or 'objects'")
         from sitq.notebook.frames import FIELDS, task_frame
+        from sitq.notebook.metrics import check_metrics, note_columns, summaries
+
+        if metrics is not None:
+            check_metrics(metrics)
 
         given = await self._columns(tasks, FIELDS)
         numbers = given["number"]
         values = await self._values(numbers, given["state"]) if results == "objects" else None
-        return task_frame(given, self.backend.ids.texts(numbers), prefix=prefix, values=values)
+        more: dict[str, Any] = {}
+        if metrics is not None:
+            more |= summaries(await self.backend.metrics(tasks), numbers, metrics)
+        if notes := await self.backend.notes(tasks):
+            more |= note_columns(notes, numbers)
+        return task_frame(given, self.backend.ids.texts(numbers), prefix=prefix, values=values, more=more)
+
+    @reader("df = await queue.metrics()")
+    async def metrics(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
+        """Return what tasks logged with ``current_task().log(…)``, one row for each task and step.
+
+        Parameters
+        ----------
+        selection : optional
+            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+        prefix : bool
+            False names ``metric.loss`` just ``loss`` where that is unambiguous.
+
+        Returns
+        -------
+        DataFrame
+            ``task_id``, ``attempt``, ``step``, ``logged_at``, then ``metric.*`` and ``param.*``, in the order of tasks
+            and steps. Where a later attempt went on, it replaces what earlier ones logged from its first step on.
+        """
+        return await self._metrics(self._selected(selection), prefix)
+
+    async def _metrics(self, tasks: Filter, prefix: bool) -> pd.DataFrame:
+        if type(prefix) is not bool:
+            raise bad_type("prefix", prefix, "True or False")
+        from sitq.notebook.metrics import metrics_frame
+
+        await self._session_number()
+        rows = await self.backend.metrics(tasks)
+        logged = Filter(numbers=sorted({row.number for row in rows}))
+        given = await self._columns(logged, ("number", "params", "position"))
+        order = sorted(range(len(given["number"])), key=lambda at: (given["position"][at] or 0, at))
+        numbers = [given["number"][at] for at in order]
+        ids = dict(zip(numbers, self.backend.ids.texts(numbers), strict=True))
+        return metrics_frame(rows, ids, dict(zip(given["number"], given["params"], strict=True)), prefix=prefix)
 
     async def _columns(self, tasks: Filter, fields: Sequence[str]) -> dict[str, list[Any]]:
         """Read fields of tasks by column, giving the loop a turn between pages."""

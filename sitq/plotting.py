@@ -86,6 +86,11 @@ class Plots:
         """Draw values in the order of finishing, and the best so far; see :func:`sitq.plots.progress`."""
         return await self._draw("progress", live, value=value, mode=mode, ax=ax)
 
+    @reader("ax = await batch.plot.metrics(y)")
+    async def metrics(self, y: str, x: str = "step", ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw what tasks logged while they ran; see :func:`sitq.plots.metrics`."""
+        return await self._draw("metrics", live, y=y, x=x, ax=ax)
+
     @reader("ax = await batch.plot.errors()")
     async def errors(self, ax: Axes | None = None, *, live: bool = False) -> Any:
         """Draw failed tasks by the type of their error; see :func:`sitq.plots.errors`."""
@@ -93,13 +98,13 @@ class Plots:
 
     async def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
         if not self._is_live(live, ax):
-            return _draw(name, await self._frame(), live, ax=ax, **settings)
+            return _draw(name, await self._frame(name), live, ax=ax, **settings)
         from sitq import plots
         from sitq.plots.canvas import picture
         from sitq.plots.live import show
 
         async def drawn() -> tuple[bytes | None, str]:
-            return picture(partial(getattr(plots, name), await self._frame(), **settings))
+            return picture(partial(getattr(plots, name), await self._frame(name), **settings))
 
         number = None if self._batch is None else self._batch.batch_number
         self._queue.shown.add(await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn))
@@ -134,8 +139,10 @@ class Plots:
     async def _counts(self) -> Counts:
         return await (self._queue.counts() if self._batch is None else self._batch._counts())
 
-    async def _frame(self) -> pd.DataFrame:
-        frame: pd.DataFrame = await self._queue.to_frame(self._batch)
+    async def _frame(self, name: str) -> pd.DataFrame:
+        """Read the frame that a plot draws."""
+        read = self._queue.metrics if name == "metrics" else self._queue.to_frame
+        frame: pd.DataFrame = await read(self._batch)
         return frame
 
 
@@ -193,6 +200,10 @@ class SyncPlots:
         """Draw values in the order of finishing, and the best so far; see :func:`sitq.plots.progress`."""
         return self._draw("progress", live, value=value, mode=mode, ax=ax)
 
+    def metrics(self, y: str, x: str = "step", ax: Axes | None = None, *, live: bool = False) -> Any:
+        """Draw what tasks logged while they ran; see :func:`sitq.plots.metrics`."""
+        return self._draw("metrics", live, y=y, x=x, ax=ax)
+
     def errors(self, ax: Axes | None = None, *, live: bool = False) -> Any:
         """Draw failed tasks by the type of their error; see :func:`sitq.plots.errors`."""
         return self._draw("errors", live, ax=ax)
@@ -200,7 +211,7 @@ class SyncPlots:
     def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
         if self._plots._is_live(live, ax):
             return self._queue._call(self._plots._draw(name, live, ax=ax, **settings))
-        return _draw(name, self._queue._call(self._plots._frame()), live, ax=ax, **settings)
+        return _draw(name, self._queue._call(self._plots._frame(name)), live, ax=ax, **settings)
 
 
 def _draw(name: str, frame: pd.DataFrame, live: bool, **settings: Any) -> Any:

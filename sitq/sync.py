@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sitq.backends.base import Backend
@@ -178,10 +178,19 @@ class SyncTaskQueue:
         return SyncBatch(self, self._call(self._queue.batch(name)))
 
     def to_frame(
-        self, selection: Any = None, *, prefix: bool = True, results: Literal["columns", "objects"] = "columns"
+        self,
+        selection: Any = None,
+        *,
+        prefix: bool = True,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
     ) -> pd.DataFrame:
         """Return tasks as a DataFrame; see :meth:`TaskQueue.to_frame`."""
-        return self._call(self._queue.to_frame(selection, prefix=prefix, results=results))
+        return self._call(self._queue.to_frame(selection, prefix=prefix, results=results, metrics=metrics))
+
+    def metrics(self, selection: Any = None, *, prefix: bool = True) -> pd.DataFrame:
+        """Return what tasks logged; see :meth:`TaskQueue.metrics`."""
+        return self._call(self._queue.metrics(selection, prefix=prefix))
 
     def stats(self, by: str | None = None, window: float | str | None = None) -> pd.DataFrame:
         """Return statistics; see :meth:`TaskQueue.stats`."""

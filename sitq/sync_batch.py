@@ -111,10 +111,19 @@ class SyncBatch:
                 yield self._queue._call(anext(results))
 
     def to_frame(
-        self, *, prefix: bool = True, asked: bool = True, results: Literal["columns", "objects"] = "columns"
+        self,
+        *,
+        prefix: bool = True,
+        asked: bool = True,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
     ) -> pd.DataFrame:
         """Return the tasks as a DataFrame, as they are now; see :meth:`Batch.to_frame`."""
-        return self._queue._call(self.batch.to_frame(prefix=prefix, asked=asked, results=results))
+        return self._queue._call(self.batch.to_frame(prefix=prefix, asked=asked, results=results, metrics=metrics))
+
+    def metrics(self, *, prefix: bool = True) -> pd.DataFrame:
+        """Return what its tasks logged; see :meth:`Batch.metrics`."""
+        return self._queue._call(self.batch.metrics(prefix=prefix))
 
     def versions(self) -> pd.DataFrame:
         """Return the code of the batch over time; see :meth:`Batch.versions`."""

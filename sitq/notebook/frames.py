@@ -51,7 +51,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "blocked": ("bool", "pending, and waits for other tasks"),
     "retrying": ("bool", "pending, and it was claimed before"),
 }
-PREFIXES = ("param.", "result.")
+PREFIXES = ("param.", "result.", "metric.")
 MOST_COLUMNS = 1000  # of parameters, and of result fields: dict results keyed by sample would make rows × rows cells
 FIELDS = tuple(field for field in TaskRow._fields if field != "cancelling")  # what a frame is made of
 
@@ -65,6 +65,7 @@ def task_frame(
     *,
     prefix: bool = True,
     values: Sequence[Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Make a frame of tasks, one row per task.
 
@@ -80,6 +81,8 @@ def task_frame(
     values : sequence, optional
         The decoded results, in the same order: they become one column ``result`` of objects, in place of the recorded
         fields.
+    more : mapping, optional
+        More columns, such as ``metric.loss``, behind those of results.
 
     Returns
     -------
@@ -95,16 +98,17 @@ def task_frame(
     given = tasks if isinstance(tasks, Mapping) else _by_column(tasks)
     if len(given["number"]) != len(task_ids):
         raise InvalidArgument(f"{len(given['number'])} tasks and {len(task_ids)} ids")
-    params = _json_columns(given["params"], "param.", "parameters")
+    params = json_columns(given["params"], "param.", "parameters")
     if values is not None:
         results: dict[str, Any] = {"result": objects(values)}
     else:
-        results = _json_columns(given["fields"], "result.", "result fields")
+        results = json_columns(given["fields"], "result.", "result fields")
         if "result." in results:  # a scalar, stored as {"": value}
             results = {"result" if name == "result." else name: column for name, column in results.items()}
-    columns = params | results | fixed(COLUMNS, {**given, **_derived(given)})
+    more = more or {}
+    columns = params | results | {**more} | fixed(COLUMNS, {**given, **_derived(given)})
     frame = pd.DataFrame(columns, index=pd.Index(list(task_ids), name="task_id", dtype=TEXT), copy=False)
-    return frame if prefix else frame.rename(columns=_short_names([*params, *results]))
+    return frame if prefix else frame.rename(columns=short_names([*params, *results, *more]))
 
 
 def _by_column(rows: Sequence[TaskRow]) -> Mapping[str, Sequence[Any]]:
@@ -130,7 +134,7 @@ def resolve(frame: pd.DataFrame, name: str, argument: str) -> str:
         if candidate in frame.columns:
             return candidate
     known = [str(column) for column in frame.columns]
-    short = [column.removeprefix("param.").removeprefix("result.") for column in known]
+    short = list(map(bare, known))
     listed = ", ".join(known[:30]) + (f" … {len(known) - 30} more" if len(known) > 30 else "")
     close = nearest(str(name), dict.fromkeys(known + short))
     raise InvalidArgument(f"{argument}: no column {shown(name)}{close} (known: {listed})")
@@ -159,7 +163,7 @@ def _wait_s(given: Mapping[str, Sequence[Any]]) -> np.ndarray[Any, Any]:
     return wait
 
 
-def _json_columns(texts: Sequence[str | None], prefix: str, what: str) -> dict[str, Any]:
+def json_columns(texts: Sequence[str | None], prefix: str, what: str) -> dict[str, Any]:
     """Decode one JSON object per row into one column per name, in the order of first appearance."""
     rows = _decode(texts, what)
     names: dict[str, None] = {}
@@ -173,7 +177,7 @@ def _json_columns(texts: Sequence[str | None], prefix: str, what: str) -> dict[s
         kept = {name for name, _ in often.most_common(MOST_COLUMNS)}
         warnings.warn(f"{len(names):,} different {what}: the {MOST_COLUMNS:,} commonest became columns", stacklevel=4)
         names = {name: None for name in names if name in kept}
-    return {prefix + name: _column([row.get(name) for row in rows]) for name in names}
+    return {prefix + name: column([row.get(name) for row in rows]) for name in names}
 
 
 def _decode(texts: Sequence[str | None], what: str) -> list[dict[str, Any]]:
@@ -195,7 +199,8 @@ def _decode(texts: Sequence[str | None], what: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(values: list[Any]) -> Any:
+def column(values: list[Any]) -> Any:
+    """Make a column of plain values, of the narrowest dtype that takes all of them."""
     kinds = set(map(type, values))
     if kinds <= {str, type(None)} and str in kinds:
         return pd.array(values, dtype=TEXT)
@@ -212,7 +217,16 @@ def _column(values: list[Any]) -> Any:
     return objects(values)
 
 
-def _short_names(names: Sequence[str]) -> dict[str, str]:
-    short = {name: name.removeprefix("param.").removeprefix("result.") for name in names}
+def short_names(names: Sequence[str], taken: Iterable[str] = COLUMNS) -> dict[str, str]:
+    """Name columns without their prefixes where that is unambiguous; returns long to short."""
+    short = {name: bare(name) for name in names}
     often = Counter(short.values())
-    return {long: name for long, name in short.items() if often[name] == 1 and name and name not in COLUMNS}
+    return {long: name for long, name in short.items() if often[name] == 1 and name and name not in taken}
+
+
+def bare(column: str) -> str:
+    """Return a column's name without its prefix."""
+    for prefix in PREFIXES:
+        if column.startswith(prefix):
+            return column[len(prefix) :]
+    return column

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import offset_copy
 
 from sitq.errors import InvalidArgument, bad_type
-from sitq.notebook.frames import resolve
+from sitq.notebook.frames import bare, resolve
 from sitq.notebook.words import amount, clock, one_line, span
 from sitq.plots.axes import plain
 
@@ -103,7 +103,7 @@ def nothing(plot: str, what: str, df: pd.DataFrame) -> NothingToDraw:
 
 def short(column: object, most: int = 40) -> str:
     """Name a column without its prefix."""
-    return plain(str(column).removeprefix("param.").removeprefix("result."), most)
+    return plain(bare(str(column)), most)
 
 
 def thinned(count: int, most: int) -> np.ndarray[Any, Any]:

@@ -141,6 +141,7 @@ STANDS_ON = {
     "notebook.bars": ("notebook.buttons", "notebook.stalls", "notebook.html"),
     "notebook.tables": (),
     "notebook.frames": ("models", "notebook.tables"),
+    "notebook.metrics": ("notebook.frames",),
     "notebook.records": ("failures", "notebook.tables"),
     "notebook.stats": ("notebook.frames",),
     "notebook.over_time": ("models", "notebook.tables"),
