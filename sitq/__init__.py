@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sitq.errors import StaleResults as StaleResults
     from sitq.errors import TaskFailed as TaskFailed
     from sitq.errors import TaskNotFound as TaskNotFound
+    from sitq.executors.process import ProcessExecutor as ProcessExecutor
     from sitq.grids import grid as grid
     from sitq.grids import labels as labels
     from sitq.models import Counts as Counts
@@ -53,6 +54,7 @@ _HOME = {
     "Counts": "models",
     "Interrupted": "errors",
     "JSONSerializer": "serialization",
+    "ProcessExecutor": "executors.process",
     "Result": "models",
     "Retry": "retry",
     "RetryPolicy": "retry",
@@ -85,6 +87,7 @@ __all__ = [  # found by __getattr__
     "Counts",
     "Interrupted",
     "JSONSerializer",
+    "ProcessExecutor",
     "Result",
     "Retry",
     "RetryPolicy",

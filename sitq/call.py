@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,7 +60,8 @@ class Outcome:
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # monotonic, beside the function
     again: tuple[float, bool] | None = None  # it asked to run again: after so many seconds, and whether that is charged
-    was_cancelled: bool = False  # ended by a CancelledError
+    was_cancelled: bool = False  # ended by a CancelledError, or its process was killed
+    was_lost: bool = False  # its process died
     unavailable: bool = False  # did not run, since the store was gone: the claim goes back
 
 
@@ -90,6 +90,10 @@ class Loader:
             except KeyError:
                 return False
         return True
+
+    def knows(self, function_digest: bytes) -> bool:
+        """Whether a function was loaded, and is not forgotten."""
+        return function_digest in self._functions
 
     def prepare(self, call: Call) -> None:
         """Load function and shared objects; may import modules and wait, so never called in a loop."""
@@ -218,8 +222,14 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
     )
 
 
-def run(loader: Loader, call: Call) -> Outcome:
-    """Run a call in this thread, in a context of its own. Catches everything: what a task raises is its own failure."""
+def run(loader: Loader, call: Call, finish: Callable[[Coroutine[Any, Any, Any]], Any] | None = None) -> Outcome:
+    """Run a call in this thread, in a context of its own. Catches everything: what a task raises is its own failure.
+
+    Parameters
+    ----------
+    finish : callable, optional
+        Runs the coroutine of a coroutine function to its end; default ``asyncio.run``.
+    """
     running.set(call.attempt)
     started_at, clock = time.time_ns() // 1000, time.perf_counter()
     try:
@@ -227,7 +237,13 @@ def run(loader: Loader, call: Call) -> Outcome:
         started_at, clock = time.time_ns() // 1000, time.perf_counter()
         value = function(*args, **kwargs)
         if type(value) is types.CoroutineType:  # of a coroutine function, or a function that returned a coroutine
-            value = asyncio.run(value)
+            value = (finish or _finish)(value)
         return succeeded(call, value, started_at, time.perf_counter() - clock)
     except BaseException as error:
         return failed(error, started_at, time.perf_counter() - clock)
+
+
+def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # 50 ms of the start of a process, which functions need not wait for
+
+    return asyncio.run(coroutine)

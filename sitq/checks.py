@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from sitq.errors import InvalidArgument, bad_type, bad_value
@@ -9,6 +10,7 @@ from sitq.errors import InvalidArgument, bad_type, bad_value
 MOST_SLOTS = 100_000
 MOST_PRIORITY = 2**31
 MOST_NAME = 1000  # characters
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b\s*", re.IGNORECASE | re.ASCII)
 
 
 def concurrency(value: object, name: str = "concurrency") -> int:
@@ -18,6 +20,28 @@ def concurrency(value: object, name: str = "concurrency") -> int:
     if not 1 <= value <= MOST_SLOTS:
         raise bad_value(name, value, f"between 1 and {MOST_SLOTS:,}")
     return value
+
+
+def positive(name: str, value: object) -> int:
+    """Read a count of at least 1."""
+    if type(value) is not int:
+        raise bad_type(name, value, "an int of at least 1")
+    if value < 1:
+        raise bad_value(name, value, "at least 1")
+    return value
+
+
+def size(name: str, value: object) -> int:
+    """Read a number of bytes: an int, or a text such as "2 GB" or "512 MiB"."""
+    if type(value) is int:
+        return positive(name, value)
+    if not isinstance(value, str):
+        raise bad_type(name, value, 'bytes as an int, or a text such as "2 GB"')
+    found = _SIZE.fullmatch(value)
+    if found is None or not float(found[1]):
+        raise bad_value(name, value, 'bytes as an int, or a text such as "2 GB"')
+    power = " kmgt".index(found[2].lower() or " ")
+    return round(float(found[1]) * float(1024 if found[3] else 1000) ** power)
 
 
 def priority(value: object) -> int:

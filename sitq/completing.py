@@ -29,6 +29,8 @@ def completion_of(claim: Claim, outcome: Outcome, serializer: int) -> Completion
             started_at=outcome.started_at,
             duration_s=outcome.duration_s,
         )
+    if outcome.was_lost:
+        return Completion(claim, PENDING, error_type=outcome.error_type, error=outcome.error, lost=True)
     delay, charge, error = _another(claim, outcome)
     return Completion(
         claim,

@@ -11,6 +11,8 @@
     ├── TaskFailed (RuntimeError)         the task ended as failed; carries its traceback as text
     ├── TaskCancelled (RuntimeError)      the task was cancelled
     ├── TaskTimeout (TimeoutError)        the error of a task that ran longer than its timeout
+    ├── TaskOutOfMemory (MemoryError)     the error of a task whose process took more than its max_memory
+    ├── RunnerFailed (RuntimeError)       the error of a task whose process could not be started
     ├── SerializationError (TypeError)    something that cannot become bytes
     │   └── PayloadTooLarge               … or only too many of them
     ├── DeserializationError (ValueError) bytes that cannot become an object here
@@ -104,6 +106,14 @@ class TaskCancelled(SitqError, RuntimeError):
 
 class TaskTimeout(SitqError, TimeoutError):
     """The error of a task that ran longer than its timeout."""
+
+
+class TaskOutOfMemory(SitqError, MemoryError):
+    """The error of a task whose process took more memory than its executor's ``max_memory``."""
+
+
+class RunnerFailed(SitqError, RuntimeError):
+    """The error of a task whose process could not be started."""
 
 
 class SerializationError(SitqError, TypeError):

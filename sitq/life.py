@@ -80,7 +80,7 @@ class Life:
         """Open the store, register a session, and claim."""
         await self.backend.open()
         try:
-            await self.executor.open(self._delivered)
+            await self.executor.open(self._delivered, self._concurrency())
             try:
                 self._storing = self.loop.create_task(self.slots.store_for_ever(), name=f"sitq-worker-{self.name}")
                 self.backend.listeners.add(self.slots.heard)

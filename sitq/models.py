@@ -55,9 +55,9 @@ CANCELLING = 5  # no state: among changes, a cancel that is on its way to a work
 EDGES: dict[tuple[Status, Status], str] = {
     (Status.PENDING, Status.PROCESSING): "claim",
     (Status.PROCESSING, Status.COMPLETED): "complete",
-    (Status.PROCESSING, Status.FAILED): "complete, or rescue past the limit of losses",
+    (Status.PROCESSING, Status.FAILED): "complete, or a loss past the limit",
     (Status.PROCESSING, Status.CANCELLED): "complete, after a cancel",
-    (Status.PROCESSING, Status.PENDING): "retry policy, release, rescue",
+    (Status.PROCESSING, Status.PENDING): "retry policy, release, loss",
     (Status.PENDING, Status.CANCELLED): "cancel",
     (Status.PENDING, Status.FAILED): "a dependency failed",
     (Status.FAILED, Status.PENDING): "retry",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.errors import InvalidArgument, bad_type, bad_value
-from sitq.executors.base import check_executor
+from sitq.executors.choosing import as_executor
 from sitq.loops import in_kernel
 from sitq.queue import TaskQueue
 from sitq.session import judged
@@ -139,7 +139,7 @@ def open(
     path_or_url: str | os.PathLike[str] = "sitq.db",
     *,
     concurrency: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     lane: str = "default",
     worker: bool = True,
     resume: bool = False,
@@ -157,7 +157,7 @@ def open(
         The database.
     concurrency : int, optional
         Slots of the worker; default the number of cores. A new number is applied to the running worker.
-    executor : Executor, optional
+    executor : {"process"} or Executor, optional
         Where calls run; see :class:`Worker`.
     lane : str
         The stream of tasks to enqueue to and to serve.
@@ -197,7 +197,7 @@ def open(
     if not isinstance(path_or_url, str | os.PathLike):
         raise bad_type("path_or_url", path_or_url, "a path or a URL; give a Backend to TaskQueue and Worker instead")
     settings = {
-        "executor": check_executor(executor),
+        "executor": as_executor(executor),
         "lane": checks.text("lane", lane),
         "worker": worker,
         "loop": loop,

@@ -129,6 +129,7 @@ class Completion(NamedTuple):
     duration_s: float | None = None  # by a monotonic clock beside the function
     retry_at: int | None = None  # µs in UTC, with PENDING
     charge: bool = True  # whether the attempt counts as one that failed
+    lost: bool = False  # with PENDING: what ran it died; FAILED when that has happened too often
 
 
 class ResultRow(NamedTuple):

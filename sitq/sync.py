@@ -335,7 +335,7 @@ def open_sync(
     path_or_url: str | os.PathLike[str] = "sitq.db",
     *,
     concurrency: int | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     lane: str = "default",
     worker: bool = True,
     resume: bool = False,

@@ -6,14 +6,34 @@ file is a hash of the cell's code, so a kernel that ran the same cell knows it, 
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import NamedTuple
 
 _CELL = re.compile(r"(.*[\\/]ipykernel_)\d+([\\/]\d+\.py)|<ipython-input-.*>", re.DOTALL)
 _FRAME = re.compile(r'File "([^"\n]*ipykernel_[^"\n]*|<ipython-input-[^"\n]*>)"')
+
+
+class Cell(NamedTuple):
+    """A cell of a notebook, as tracebacks show it."""
+
+    label: str  # such as "Cell In[3]"
+    text: str  # its code, empty if it is not known
+
+
+def own_cell(name: str) -> Cell:
+    """Return a cell of a file name as this process knows it."""
+    here = _here(name)
+    return Cell(_label(here) or f'File "{name}"', "".join(linecache.getlines(here)))
+
+
+#: Who knows cells: in a kernel, it does; a runner process asks its worker.
+find_cell: Callable[[str], Cell] = own_cell
 
 
 def traceback_text(error: BaseException, trace: TracebackType | None, most: int) -> str:
@@ -21,11 +41,17 @@ def traceback_text(error: BaseException, trace: TracebackType | None, most: int)
     kind = type(error)
     try:
         told = traceback.TracebackException(kind, error, trace, lookup_lines=False, compact=True)
-        _find_lines(told)
+        cells = _find_cells(told)
         text = "".join(told.format())
     except BaseException:  # a broken __str__ or __notes__ raises what it likes
+        cells = {}
         text = "".join(traceback.format_tb(trace)) + kind.__qualname__
-    return clean(_FRAME.sub(lambda found: _cell(found[1]) or found[0], text), most)
+
+    def label(found: re.Match[str]) -> str:
+        cell = cells.get(found[1])
+        return cell.label if cell is not None else _label(found[1]) or found[0]
+
+    return clean(_FRAME.sub(label, text), most)
 
 
 def clean(text: str, most: int) -> str:
@@ -36,21 +62,27 @@ def clean(text: str, most: int) -> str:
     return text.replace("\0", "�").encode("utf-8", "replace").decode()
 
 
-def _find_lines(told: traceback.TracebackException) -> None:
-    """Look for the lines of cells of earlier kernels among those of this one."""
+def _find_cells(told: traceback.TracebackException) -> dict[str, Cell]:
+    """Look for the cells of earlier kernels among those of this one, and have their lines at hand."""
+    cells: dict[str, Cell] = {}
     waiting = [told]  # no recursion: chains may be longer than the stack
     while waiting:
         one = waiting.pop()
         for frame in one.stack:
-            frame.filename = _here(frame.filename)
+            name = frame.filename = _here(frame.filename)
+            if name not in cells and _CELL.fullmatch(name):
+                cell = cells[name] = find_cell(name)
+                if cell.text and name not in linecache.cache:
+                    linecache.cache[name] = (len(cell.text), None, cell.text.splitlines(keepends=True), name)
         waiting += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]
+    return cells
 
 
 def _here(name: str) -> str:
     return _CELL.sub(rf"\g<1>{os.getpid()}\g<2>", name) if "ipykernel_" in name else name
 
 
-def _cell(name: str) -> str | None:
+def _label(name: str) -> str | None:
     """Name a cell as IPython does in its own tracebacks, if this kernel ran it."""
     if not _CELL.fullmatch(name):
         return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sitq import checks
 from sitq.backends.base import Backend
 from sitq.errors import InvalidArgument, QueueClosed, bad_type, bad_value
-from sitq.executors.base import check_executor
+from sitq.executors.choosing import as_executor
 from sitq.executors.local import LocalExecutor
 from sitq.life import Life
 from sitq.loops import LoopThread, call_in_loop
@@ -41,8 +41,9 @@ class Worker:
         Default: :class:`CloudpickleSerializer`.
     concurrency : int
         How many tasks at once (``max_concurrency`` is another name for it); it may be set while the worker runs.
-    executor : Executor, optional
-        Where calls run. Default: coroutine functions in the event loop, functions in threads.
+    executor : {"process"} or Executor, optional
+        Where calls run. Default: coroutine functions in the event loop, functions in threads. "process" is a
+        :class:`ProcessExecutor`: every call runs in a process, one for each slot.
     lanes : sequence of str
         The lanes it serves.
     name : str, optional
@@ -65,7 +66,7 @@ class Worker:
         serializer: Serializer | None = None,
         concurrency: int = 1,
         *,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         lanes: Sequence[str] = ("default",),
         name: str | None = None,
         loop: str = "current",
@@ -76,7 +77,7 @@ class Worker:
         self._concurrency = checks.concurrency(concurrency)
         if max_concurrency is not None:
             self._concurrency = checks.concurrency(max_concurrency, "max_concurrency")
-        self._executor = check_executor(executor)
+        self._executor = as_executor(executor)
         self.lanes = checks.texts("lanes", lanes)
         if loop not in ("current", "thread"):
             raise bad_value("loop", loop, "'current' or 'thread'")

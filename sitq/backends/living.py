@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 from sitq.backends.batching import give_up
 from sitq.backends.group import Group
-from sitq.backends.working import Releasing, finish_without_worker, release, unclaim
-from sitq.models import FAILED
+from sitq.backends.releasing import Releasing, charge_loss, release
 from sitq.rows import SessionRow
-
-WORKER_LOST = "worker lost"
 
 
 def register(group: Group, sessions: Sequence[SessionRow]) -> list[int]:
@@ -73,9 +70,5 @@ def rescue(group: Group, sessions: Sequence[int]) -> None:
             (session,),
         ).fetchall()
         for number, attempt, losses, lane, batch, cancelling in rows:
-            if losses + 1 >= group.max_losses and not cancelling:
-                told = f"{WORKER_LOST}: {losses + 1} workers died while they ran this task"
-                finish_without_worker(group, number, lane, batch, FAILED, 1, told)
-            else:
-                unclaim(group, number, session, attempt, "lost", 1)
+            charge_loss(group, session, number, attempt, lane, batch, losses, cancelling)
         group.claimable = True

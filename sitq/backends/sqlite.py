@@ -31,6 +31,7 @@ from sitq.backends import (
     guard,
     living,
     queries,
+    releasing,
     steering,
     telling,
     working,
@@ -39,7 +40,8 @@ from sitq.backends.base import Backend, Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
 from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER, Opened, stop
-from sitq.backends.working import Claiming, Completing, Releasing
+from sitq.backends.releasing import Releasing
+from sitq.backends.working import Claiming, Completing
 from sitq.durations import seconds
 from sitq.errors import QueueClosed, TaskNotFound, bad_type, bad_value
 from sitq.models import COMPLETED, Counts, FailureGroup, Waits
@@ -319,7 +321,7 @@ class SQLiteBackend(Backend):
         def give_back(claims: list[Claim]) -> None:
             numbers = [(claim.number, claim.attempt) for claim in claims]
             with contextlib.suppress(QueueClosed):
-                writer.post(RELEASE, working.release, Releasing(session, numbers, None), patient=True)
+                writer.post(RELEASE, releasing.release, Releasing(session, numbers, None), patient=True)
 
         return await writer.write(LOOK, working.claim, Claiming(session, n, lanes), undo=give_back)
 
@@ -358,7 +360,7 @@ class SQLiteBackend(Backend):
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
         """Give claims back, uncharged."""
-        await self._open.writer.write(RELEASE, working.release, Releasing(session, claims, claimer), patient=True)
+        await self._open.writer.write(RELEASE, releasing.release, Releasing(session, claims, claimer), patient=True)
 
     # ---- steering ----
     async def cancel(self, tasks: Filter) -> int:

@@ -1,4 +1,4 @@
-"""The write operations of workers: claim, complete, release. Each takes a transaction and a list of arguments."""
+"""The write operations of workers: claim and complete. Each takes a transaction and a list of arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sitq.backends import telling
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
+from sitq.backends.releasing import lose
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PROCESSING, Waits
 from sitq.rows import Claim, Completion, Told
@@ -196,7 +197,7 @@ def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
         if done:
             complete_values(group, session, done)
         for completion in others:
-            complete_other(group, session, completion)
+            (lose if completion.lost else complete_other)(group, session, completion)
         if claimer is not None and freed:
             busy = claimer.busy - freed
             group.slots(claimer, claimer.free + freed, busy, claimer.alone and busy > 0)
@@ -237,12 +238,13 @@ def is_repeat(
         return True
     if c.state != PENDING or state is None:
         return False
-    # Another attempt was to follow: it does, or a cancel came before it.
+    # Another attempt was to follow: it does, or a cancel or one loss too many came before it.
     kept = group.execute(
-        "SELECT 1 FROM attempts WHERE task = ? AND attempt = ? AND session = ? AND ended = 'failed'",
-        (c.claim.number, c.claim.attempt, session),
+        "SELECT 1 FROM attempts WHERE task = ? AND attempt = ? AND session = ? AND ended = ?",
+        (c.claim.number, c.claim.attempt, session, "lost" if c.lost else "failed"),
     ).fetchone()
-    return kept is not None or (owner, attempt, state) == (session, c.claim.attempt, CANCELLED)
+    ends = (CANCELLED, FAILED) if c.lost else (CANCELLED,)
+    return kept is not None or ((owner, attempt) == (session, c.claim.attempt) and state in ends)
 
 
 def complete_values(group: Group, session: int, done: list[Completion]) -> None:
@@ -313,57 +315,3 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
     elif c.claim.batch:
         go_on(group, number)
     group.change(c.state, [number])
-
-
-class Releasing(NamedTuple):
-    """Claims to give back."""
-
-    session: int
-    claims: Sequence[tuple[int, int]]  # number, attempt
-    claimer: Claimer | None
-
-
-def release(group: Group, requests: Sequence[Releasing]) -> list[None]:
-    """Put claimed tasks back to pending, uncharged."""
-    for session, claims, claimer in requests:
-        for number, attempt in claims:
-            unclaim(group, number, session, attempt, "released", 0)
-        if claimer is not None:
-            busy = claimer.busy - len(claims)
-            group.slots(claimer, claimer.free + len(claims), busy, claimer.alone and busy > 0)
-    group.claimable = True
-    return [None] * len(requests)
-
-
-def unclaim(group: Group, number: int, session: int, attempt: int, ended: str, losses: int) -> None:
-    """Put one claimed task back to pending, or end it if it was cancelled meanwhile."""
-    row = group.execute(
-        "SELECT lane, batch, cancelling FROM tasks WHERE number = ? AND state = 1 AND session = ? AND attempt = ?",
-        (number, session, attempt),
-    ).fetchone()
-    if row is None:
-        return  # it is not claimed so any more
-    lane, batch, cancelling = row
-    if cancelling:
-        finish_without_worker(group, number, lane, batch, CANCELLED, losses, None)
-        return
-    keep_attempt(group, number, ended)
-    group.execute(
-        "UPDATE tasks SET state = 0, losses = losses + ?, started_at = NULL WHERE number = ?", (losses, number)
-    )
-    if batch:
-        go_on(group, number)
-    group.change(PENDING, [number])
-
-
-def finish_without_worker(
-    group: Group, number: int, lane: int, batch: int, state: int, losses: int, error: str | None
-) -> None:
-    """End a task whose worker is gone."""
-    group.execute(
-        "UPDATE tasks SET state = ?, losses = losses + ?, finished_at = ?, error_type = ?, error = ?, cancelling = 0"
-        " WHERE number = ?",
-        (state, losses, group.now, error and "WorkerLost", error, number),
-    )
-    group.count(lane, batch, state)
-    group.change(state, [number])

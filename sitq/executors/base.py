@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from sitq.call import Call, Outcome
-from sitq.errors import bad_type
 
 #: Takes outcomes by key, in the loop in which the executor was opened; several at a time, so that a thousand short
 #: calls wake the loop once.
@@ -28,8 +27,14 @@ class Executor(Protocol):
 
     slots: int | None
 
-    async def open(self, deliver: Deliver) -> None:
-        """Get ready; a second open does nothing."""
+    async def open(self, deliver: Deliver, slots: int) -> None:
+        """Get ready; a second open does nothing.
+
+        Parameters
+        ----------
+        slots : int
+            How many calls come at once, as far as is known now.
+        """
 
     def submit(self, key: int, call: Call) -> None:
         """Start a call; returns at once, and never raises for the user's error."""
@@ -44,11 +49,3 @@ class Executor(Protocol):
 #: The executor that runs the present call; None outside of calls. What waits for a worker's calls asks it, since a
 #: call that waits for itself would wait for ever.
 running_in: ContextVar[Executor | None] = ContextVar("sitq_running_in", default=None)
-
-
-def check_executor(given: object) -> Executor | None:
-    """Return an executor, or say what it should be."""
-    verbs = ("open", "submit", "cancel", "close")
-    if given is not None and (isinstance(given, type) or not all(hasattr(given, verb) for verb in verbs)):
-        raise bad_type("executor", given, "None or an Executor, such as LocalExecutor()")
-    return given  # type: ignore[return-value]  # checked

@@ -55,8 +55,8 @@ class LocalExecutor:
         self._waking = False
         self._lock = threading.Lock()
 
-    async def open(self, deliver: Deliver) -> None:
-        """Get ready to deliver in this loop."""
+    async def open(self, deliver: Deliver, slots: int) -> None:
+        """Get ready to deliver in this loop; threads come as they are needed, whatever is said of slots."""
         if self._deliver not in (None, deliver):
             raise InvalidArgument("this executor serves another worker; give each worker one of its own")
         self._loop = asyncio.get_running_loop()

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING
-from sitq.rows import Completion, Filter
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
+from sitq.rows import Claim, Completion, Filter
 from tests.storage import (
     LOCAL,
     again,
@@ -192,3 +192,68 @@ async def test_a_value_is_bound_to_its_task_and_attempt(backend: Backend, worker
     report: Completion = completed(claim, b"")
     await backend.complete(worker, [report])
     assert await value_of(backend, claim.number) == b""
+
+
+# ---- what ran it died, and its worker lives ----
+def lost(claim: Claim) -> Completion:
+    return Completion(claim, PENDING, error_type="WorkerDied", error="killed by SIGKILL", lost=True)
+
+
+async def test_a_loss_that_a_worker_reports_is_charged_as_one_and_the_attempt_says_why(
+    backend: Backend, worker: int
+) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    assert await backend.complete(worker, [lost(await claim_one(backend, worker))]) == [True]
+    found = await row(backend, number)
+    assert (found.state, found.losses, found.failures) == (PENDING, 1, 0)
+    (attempt,) = (await backend.attempts(number))[:1]
+    assert (attempt.ended, attempt.error_type, attempt.error) == ("lost", "WorkerDied", "killed by SIGKILL")
+    assert (await claim_one(backend, worker)).losses == 1
+    assert await backend.counts() == await true_counts(backend)
+
+
+async def test_past_the_limit_of_reported_losses_a_task_fails_and_says_why(backend: Backend, worker: int) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    for _ in range(3):
+        assert await backend.complete(worker, [lost(await claim_one(backend, worker))]) == [True]
+    (result,) = await backend.results([number])
+    assert (result.state, result.attempts, result.error_type) == (FAILED, 3, "WorkerLost")
+    assert result.error == "worker lost: 3 workers died while they ran this task; the last one: killed by SIGKILL"
+    assert await backend.counts() == await true_counts(backend)
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+async def test_a_loss_said_twice_is_accepted_and_charged_once(backend: Backend, worker: int, losses: int) -> None:
+    await backend.enqueue(new_tasks())
+    for _ in range(losses):
+        claim = await claim_one(backend, worker)
+        assert await backend.complete(worker, [lost(claim)]) == [True]
+    before = await row(backend, claim.number)
+    assert await backend.complete(worker, [lost(claim), lost(claim)]) == [True, True]
+    assert await row(backend, claim.number) == before
+    assert before.losses == losses
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+async def test_a_cancelled_task_that_is_lost_is_cancelled(backend: Backend, worker: int, losses: int) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    for n in range(losses):
+        claim = await claim_one(backend, worker)
+        if n == losses - 1:
+            assert await backend.cancel(Filter(numbers=[number])) == 1
+        assert await backend.complete(worker, [lost(claim)]) == [True]
+    assert (await row(backend, number)).state == CANCELLED
+    assert await backend.complete(worker, [lost(claim)]) == [True]
+    assert await backend.counts() == await true_counts(backend)
+
+
+async def test_a_loss_counts_only_for_the_session_and_attempt_that_claimed(backend: Backend, worker: int) -> None:
+    await backend.enqueue(new_tasks(2))
+    first, second = await backend.claim(worker, 2, LOCAL)
+    stranger = await registered(backend)
+    assert await backend.complete(stranger, [lost(first)]) == [False]
+    await backend.release(worker, [(first.number, first.attempt)])
+    await claim_one(backend, worker)
+    # … and spoils nothing beside it.
+    assert await backend.complete(worker, [lost(first), lost(second), completed(second)]) == [False, True, True]
+    assert [(r.state, r.losses) for r in await backend.tasks(Filter())] == [(PROCESSING, 0), (PENDING, 1)]

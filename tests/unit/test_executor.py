@@ -68,7 +68,7 @@ def delivered() -> Delivered:
 @pytest.fixture
 async def executor(delivered: Delivered) -> AsyncIterator[LocalExecutor]:
     made = LocalExecutor()
-    await made.open(delivered.take)
+    await made.open(delivered.take, 8)
     yield made
     await made.close()
 
@@ -167,13 +167,13 @@ async def test_closing_ends_the_threads_and_it_may_be_opened_again(stage: Stage)
 
     before = threading.enumerate()
     executor, first, second = LocalExecutor(), Delivered(), Delivered()
-    await executor.open(first.take)
+    await executor.open(first.take, 8)
     executor.submit(1, call(hold))
     await stage.begun()
     executor.submit(2, call(quick, 2))
     await first.all(1)
     await executor.close()
-    await executor.open(second.take)
+    await executor.open(second.take, 8)
     executor.submit(3, call(quick, 3))
     await second.all(1)
     await executor.close()

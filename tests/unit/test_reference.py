@@ -127,7 +127,8 @@ def test_functions_and_classes_are_documented_with_their_signatures() -> None:
     text = (DOCS / "reference" / "api.md").read_text()
     for function in (sitq.open, sitq.open_sync, sitq.read, sitq.grid, sitq.labels, sitq.loguniform):
         assert f"`{function.__name__}{signature(function, method=False)}`" in text
-    for kind in (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.Retry, sitq.RetryPolicy, sitq.SQLiteBackend):
+    kinds = (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.Retry, sitq.RetryPolicy, sitq.SQLiteBackend)
+    for kind in (*kinds, sitq.ProcessExecutor):
         assert f"`{kind.__name__}{signature(kind.__init__)}`" in text
     drawn = {name: signature(getattr(sitq.plots, name), method=False) for name in sitq.plots.__all__}
     assert rows("Plots") == drawn

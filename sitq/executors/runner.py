@@ -1,0 +1,237 @@
+"""The program of a runner process: it takes calls from its worker's pipe, one after the other, and runs them.
+
+It lives in a session of its own, so that interrupts of the kernel do not reach it, and it ends with its worker: when
+the pipe is closed, and when its parent is another one. The second is looked at twice a second, since a process that the
+kernel forked may hold the pipe open.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sitq import tracebacks
+from sitq.call import Call, Loader, Outcome, Unavailable, run
+from sitq.context import Attempt
+from sitq.executors.frames import Message, facts_of, plain, receive, send
+from sitq.reports import Gathered, Report
+from sitq.serialization import CloudpickleSerializer, Serializer
+
+LOOK_MS = 500
+TELL_S = 0.05  # between two messages of what a task tells
+PR_SET_PDEATHSIG = 1
+
+
+class Telling:
+    """Sends what a call tells: the first at once, the rest together twenty times a second, a checkpoint at once again.
+
+    So a tight loop that logs costs little, and what a process that dies said last is not lost.
+    """
+
+    def __init__(self, send: Callable[..., None]):
+        self._send = send
+        self._gathered = Gathered()
+        self._sent = 0.0
+        self._waiting = self._over = False
+        self._lock = threading.Lock()  # reports stay in order
+
+    def take(self, report: Report) -> None:
+        """Take a report, from any thread."""
+        self._gathered.add(report)
+        if report.checkpoint is not None or time.monotonic() - self._sent > TELL_S:
+            self.flush()
+        elif not self._waiting:
+            self._waiting = True
+            timer = threading.Timer(TELL_S, self.flush)
+            timer.daemon = True
+            timer.start()
+
+    def flush(self, over: bool = False) -> None:
+        """Send what was told. Once the call is over, nothing more is: it would be taken for the next one's."""
+        with self._lock:
+            self._waiting = False
+            self._sent = time.monotonic()
+            report = self._gathered.take()
+            if report is not None and not self._over:
+                self._send("told", plain(report))
+            self._over |= over
+
+
+class Runner:
+    """Runs calls in the main thread; another one reads the pipe.
+
+    Parameters
+    ----------
+    inbox, outbox : int
+        Descriptors of the pipes from and to the worker.
+    parent : int
+        The worker's process.
+    """
+
+    def __init__(self, inbox: int, outbox: int, parent: int):
+        self._inbox = inbox
+        self._outbox = outbox
+        self._parent = parent
+        self._jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._loader = Loader()
+        self._serializer: Serializer = CloudpickleSerializer()
+        self._loop: Any = None  # an asyncio.Runner, once a coroutine comes
+
+    def work(self) -> None:
+        """Run calls until the worker says that it was the last."""
+        threading.Thread(target=self._read, name="sitq-pipe", daemon=True).start()
+        self.tell("ready")
+        while (job := self._jobs.get())[0] != "end":
+            self._run(*job[1:])
+            del job  # a waiting process must not keep arguments alive
+
+    def _read(self) -> None:
+        poll = select.poll()
+        poll.register(self._inbox, select.POLLIN)
+        while True:
+            if poll.poll(LOOK_MS):
+                message = receive(self._inbox)
+                if message is None:
+                    die()
+                else:
+                    (self._answers if message[0] == "answer" else self._jobs).put(message)
+            elif os.getppid() != self._parent:
+                die()
+
+    def tell(self, *message: Any) -> None:
+        """Send the worker a message, from any thread."""
+        with self._sending:
+            send(self._outbox, message)
+
+    def ask(self, *question: Any) -> Any:
+        """Ask the worker, from any thread, and wait for its answer.
+
+        Raises
+        ------
+        Unavailable
+            The worker cannot have it; it knows why, and does not look at how the call ends.
+        """
+        with self._asking:
+            self.tell("ask", *question)
+            _, known, answer = self._answers.get()
+        if not known:
+            raise Unavailable("the worker cannot have it")
+        return answer
+
+    def _run(
+        self,
+        place: tuple[list[str], str | None] | None,
+        serializer: bytes | None,
+        digest: bytes,
+        function: bytes | None,
+        coroutine: bool,
+        arguments: bytes,
+        shared: dict[str, bytes],
+        record_result: bool,
+        made_with: str,
+        facts: tuple[Any, ...],
+    ) -> None:
+        if place is not None:
+            move_to(*place)
+        if serializer is not None:
+            self._serializer = CloudpickleSerializer().loads(serializer)
+        if function is None and not self._loader.knows(digest):  # it was forgotten
+            function = self.ask("function")
+        telling = Telling(self.tell)
+        call = Call(
+            digest,
+            function or b"",
+            coroutine,
+            arguments,
+            self._serializer,
+            shared,
+            lambda digest: self.ask("shared", digest),
+            record_result,
+            made_with,
+            Attempt(facts_of(facts), self._serializer, telling.take),
+        )
+        outcome = contextvars.Context().run(run, self._loader, call, self._await)
+        telling.flush(over=True)
+        self.tell("done", *[getattr(outcome, name) for name in Outcome.__slots__])
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the loop of this process, which is the same for all calls.
+
+        So what a call keeps for the next one, such as a client, finds its loop again.
+        """
+        import asyncio
+
+        if self._loop is None:
+            self._loop = asyncio.Runner()
+        return self._loop.run(coroutine, context=contextvars.copy_context())
+
+
+def die() -> None:
+    """End this process and those it started, at once."""
+    os.killpg(os.getpid(), signal.SIGKILL)  # it leads a group of its own, which has its number
+
+
+def move_to(path: list[str], folder: str | None) -> None:
+    """Import and read files from where the worker does."""
+    sys.path[:] = path
+    if folder is not None:
+        try:
+            os.chdir(folder)
+        except OSError:  # it was deleted meanwhile: the worker is nowhere, either
+            pass
+
+
+def take_pipes() -> tuple[int, int]:
+    """Move the pipes away from where tasks would find them, and keep them from what tasks start.
+
+    ``input()`` would eat messages, and what C code prints would be taken for one. A program that a task starts gets no
+    descriptors; a process that it forks would hold the pipe open when this one is killed.
+    """
+    inbox, outbox = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the one Python made
+
+    def close() -> None:
+        os.close(inbox)
+        os.close(outbox)
+
+    os.register_at_fork(after_in_child=close)
+    return inbox, outbox
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the system kill this process when its worker dies: C code that holds the GIL keeps the thread from it.
+
+    It kills this process alone. Once a task has forked, it is left to the thread, which kills those as well.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.register_at_fork(after_in_parent=lambda: prctl(PR_SET_PDEATHSIG, 0))
+    if os.getppid() != parent:
+        die()
+
+
+def main(parent: int) -> None:
+    """Run calls for a worker, whose pipes are stdin and stdout."""
+    inbox, outbox = take_pipes()
+    die_with_parent(parent)
+    runner = Runner(inbox, outbox, parent)
+    tracebacks.find_cell = lambda name: tracebacks.Cell(*runner.ask("cell", name))
+    runner.work()

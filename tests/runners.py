@@ -1,0 +1,89 @@
+"""Tasks for runner processes, and how tests see from outside what they do there.
+
+They stand in a module, so that they are pickled by name; what they tell goes through files of the test's folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+LONG_S = 10.0
+
+
+def pid(*_: Any) -> int:
+    return os.getpid()
+
+
+def begin(sign: str) -> None:
+    """Say in a file that a task runs, and in which process."""
+    made = Path(f"{sign}.making")
+    made.write_text(str(os.getpid()))
+    made.rename(sign)
+
+
+def hold(sign: str, until: str | None = None) -> int:
+    """Say that it runs, and wait for a file, or for ever."""
+    begin(sign)
+    while until is None or not os.path.exists(until):
+        time.sleep(0.005)
+    return os.getpid()
+
+
+def hold_gil(sign: str) -> None:
+    """Say that it runs, and hold the interpreter in C code: no thread of the process gets a turn."""
+    begin(sign)
+    sum(range(10**12))
+
+
+def hold_with_child(sign: str, child: str) -> None:
+    """Fork a process that would live for long, and hold."""
+    if os.fork() == 0:
+        hold(child)
+    hold(sign)
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def leave_once(sign: str) -> int:
+    """Die in the first attempt."""
+    if not os.path.exists(sign):
+        begin(sign)
+        os._exit(3)
+    return os.getpid()
+
+
+def take_memory(size: int) -> int:
+    data = bytearray(size)
+    data[::4096] = b"x" * len(data[::4096])
+    time.sleep(LONG_S)
+    return len(data)
+
+
+async def begun(sign: Path) -> int:
+    """Return the process that a task says it runs in, once it does; another process says it, so it is looked for."""
+    async with asyncio.timeout(LONG_S):
+        while not sign.exists():
+            await asyncio.sleep(0.005)
+    return int(sign.read_text())
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+async def ended(pid: int, within_s: float = LONG_S) -> None:
+    """Wait for the end of a process."""
+    async with asyncio.timeout(within_s):
+        while is_alive(pid):
+            await asyncio.sleep(0.005)
