@@ -36,6 +36,7 @@ class ProcessExecutor:
 
     Examples
     --------
+    >>> import math
     >>> async def main():
     ...     async with sitq.open(":memory:", concurrency=2, executor=ProcessExecutor(max_memory="2 GB")) as queue:
     ...         return await (await queue.map(math.factorial, [3, 4, 5])).values()

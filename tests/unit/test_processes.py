@@ -350,7 +350,7 @@ async def test_what_a_task_tells_arrives_before_its_outcome(executor: ProcessExe
     report = gathered.take()
     assert report is not None
     assert report.progress == Progress(3, 4, "soon")
-    assert report.notes == {"": "a word", "status": 204}
+    assert report.notes == {"note": "a word", "status": 204}
     # load() lets the steps go on where the checkpoint was saved; until then they count from 0.
     assert [metric.step for metric in report.metrics] == list(range(1000))
     assert report.checkpoint is not None
@@ -369,7 +369,7 @@ async def test_what_was_told_before_a_process_dies_is_not_lost(executor: Process
     assert (await delivered.one(1)).was_lost
     report = gathered.take()
     assert report is not None
-    assert report.notes == {"": "last words"}
+    assert report.notes == {"note": "last words"}
     assert report.checkpoint is not None
 
 
