@@ -36,12 +36,11 @@ class ProcessExecutor:
 
     Examples
     --------
-    >>> import math
     >>> async def main():
-    ...     async with sitq.open(":memory:", concurrency=2, executor=ProcessExecutor(max_memory="2 GB")) as queue:
-    ...         return await (await queue.map(math.factorial, [3, 4, 5])).values()
+    ...     async with sitq.open(":memory:", executor=ProcessExecutor(max_memory="2 GB")) as queue:
+    ...         return (await queue.get_result(await queue.enqueue(pow, 2, 5))).value
     >>> asyncio.run(main())
-    [6, 24, 120]
+    32
     """
 
     slots: int | None = None
