@@ -20,7 +20,9 @@ from sitq.plotting import Plots
 from sitq.progress import Progress
 from sitq.refs import Ref, Refs
 from sitq.results import UNREADABLE, load_value
-from sitq.rows import Filter, ResultRow
+from sitq.rows import Filter, ResultRow, Stop
+from sitq.rules import told
+from sitq.saying import say
 from sitq.watching import Watch
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Batch:
         self._numbers = array("q", numbers)
         self._kept = kept  # tasks that had ended before its map took it up
         self._mapped_at = mapped_at  # µs in UTC
+        self._told_stop: Stop | None = None
         self._bar: Bar | None = None
         self._progress = Progress(self)
 
@@ -142,6 +145,7 @@ class Batch:
             bar = self._shown_bar()
             await self.wait()
             await bar.finish()
+            await self._tell_stop()
         return self
 
     def _shown_bar(self) -> Bar:
@@ -217,13 +221,23 @@ class Batch:
         await self.queue._session_number()
         with Watch(self) as watch, interruptible(self._interrupted):
             while True:
-                watch.reset(await self._counts())
+                counts = await self._counts()
+                watch.reset(counts)
+                if not counts.processing and (self._bar is None or self._bar.ended):
+                    await self._tell_stop()
                 if watch.left <= 0:
                     await self.plot._catch_up()
                     return True
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
                 await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic()))
+
+    async def _tell_stop(self) -> None:
+        """Say, once, which rule has stopped the batch."""
+        stop = await self.queue.backend.stop(self.batch_number)
+        if stop is not None and stop != self._told_stop:
+            say(f"{self._title}: {told(stop)}")
+        self._told_stop = stop
 
     def _interrupted(self) -> str:
         return f"the tasks of {self._title} go on. `await batch` waits again; `await batch.cancel()` stops them"

@@ -18,8 +18,10 @@ from sitq.identity import Identity
 from sitq.params import params_of, unlabelled
 from sitq.refs import collecting
 from sitq.rows import NewBatch, NewCall, NewVersion, Options
+from sitq.rules import checked_rules
 from sitq.selection import is_pandas
 from sitq.serialization import Serializer
+from sitq.stopping import StopWhen, checked_stop_when
 from sitq.taking import Taking, begin
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class Settings:
     identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None
     retry_failed: bool = False
     version: str | None = None
+    max_failures: int | None = None
+    max_error_rate: float | None = None
+    stop_when: Callable[[Any], Any] | None = None
     record_params: bool = True
     record_result: bool = True
 
@@ -53,6 +58,8 @@ class Settings:
             checks.text("name", self.name)
         if self.version is not None:
             checks.text("version", self.version)
+        checked_rules(self.max_failures, self.max_error_rate)
+        checked_stop_when(self.stop_when)
         if not isinstance(self.on_change, str):
             raise bad_type("on_change", self.on_change, WAYS)
         if self.on_change not in ON_CHANGE:
@@ -94,8 +101,10 @@ async def map_rows(
     shared = packed(queue.serializer, fixed)  # name -> digest, payload
     digests = {name: digest for name, (digest, _) in shared.items()}
     version = NewVersion(function, code_of(func, settings.version), digests, settings.record_result)
+    rules = checked_rules(settings.max_failures, settings.max_error_rate)
     began_at = time.time_ns() // 1000
-    start = await begin(queue, NewBatch(settings.name, options.lane, session, version))
+    start = await begin(queue, NewBatch(settings.name, options.lane, session, version, rules))
+    stop_when = None if settings.stop_when is None else StopWhen(queue, start.batch, settings.stop_when)
     try:
         taking = Taking(queue, options, session, start, version, dict(shared.values()), after)
         if start.version is None:
@@ -125,12 +134,14 @@ async def map_rows(
             if time.perf_counter() - turn > TURN_S:
                 await asyncio.sleep(0)
                 turn = time.perf_counter()
-        await taking.end()
+        await taking.end(rules, None if stop_when is None else stop_when.says)
     except BaseException:
         await asyncio.shield(queue.backend.give_up_map(start.batch, session))
         raise
     kept, at = (taking.kept, began_at) if start.version is None else (0, 0)
     made = Batch(queue, start.batch, settings.name, options.lane, taking.numbers, kept=kept, mapped_at=at)
+    made._told_stop = taking.stop  # in the line of the map
+    await queue._watch(made, stop_when)
     await taking.tell(made._title)
     return made
 

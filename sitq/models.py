@@ -48,6 +48,7 @@ class Status(StrEnum):
 STATES: tuple[Status, ...] = tuple(Status)  # the place of a state in here is its stored number
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = range(5)
 FINAL = (COMPLETED, FAILED, CANCELLED)
+ENDED_BY_RULE = "EndedByRule"  # the ``error_type`` of what a rule of its batch cancelled
 CANCELLING = 5  # no state: among changes, a cancel that is on its way to a worker
 
 #: Every edge of the state machine and what takes it; no other is ever written.
@@ -58,7 +59,7 @@ EDGES: dict[tuple[Status, Status], str] = {
     (Status.PROCESSING, Status.FAILED): "complete, or a loss past the limit",
     (Status.PROCESSING, Status.CANCELLED): "complete, after a cancel",
     (Status.PROCESSING, Status.PENDING): "retry policy, release, loss",
-    (Status.PENDING, Status.CANCELLED): "cancel",
+    (Status.PENDING, Status.CANCELLED): "cancel, or a rule of its batch",
     (Status.PENDING, Status.FAILED): "a dependency failed",
     (Status.FAILED, Status.PENDING): "retry",
     (Status.CANCELLED, Status.PENDING): "retry",

@@ -15,6 +15,8 @@ from sitq.rows import Options
 from sitq.selection import select
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sitq.batch import Batch
     from sitq.queue import TaskQueue
 
@@ -112,6 +114,9 @@ class TaskOptions:
         ignore: str | Iterable[str] = (),
         identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
         retry_failed: bool = False,
+        max_failures: int | None = None,
+        max_error_rate: float | None = None,
+        stop_when: Callable[[pd.DataFrame], Any] | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -126,7 +131,20 @@ class TaskOptions:
             self._options,
             func,
             rows,
-            Settings(fixed, name, on_change, ignore, identity, retry_failed, version, record_params, record_result),
+            Settings(
+                fixed,
+                name,
+                on_change,
+                ignore,
+                identity,
+                retry_failed,
+                version,
+                max_failures,
+                max_error_rate,
+                stop_when,
+                record_params,
+                record_result,
+            ),
             await self._after_numbers(),
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
 from sitq.rows import Pace, SessionRow
+from sitq.rules import told
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
@@ -20,6 +21,7 @@ FAILURE_GROUPS = 20
 LONGEST = 5  # running tasks that are told
 LONG_S = 1.0  # … once they have run so long; a list of short ones would only flicker
 CLOSE_S = 2.0  # at least, between two looks at every task
+GOES_ON = "`await batch.retry()` runs the failures again, `await batch.resume()` the rest"
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
 MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
 SHARE = 0.005  # of the time that looks at every task may take; four small ones a second take as much
@@ -208,6 +210,9 @@ class Progress:
 
     async def _warnings(self, counts: Counts, held: int, has_workers: bool, starved: bool) -> tuple[str, ...]:
         found = []
+        stop = await self._batch.queue.backend.stop(self._batch.batch_number) if held or counts.cancelled else None
+        if stop is not None:
+            found.append(f"{told(stop)} · {'`await batch.retry()` runs the rest' if stop.ends else GOES_ON}")
         if counts.left and not has_workers:
             lane = self._batch.lane
             which, how = ("", "") if lane == "default" else (f" serves lane {lane!r}", f", lanes=[{lane!r}]")
@@ -216,12 +221,12 @@ class Progress:
             found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):
             found.append("the queue is paused: `await queue.resume()` lets it go on")
-        if held:
+        if held and (stop is None or stop.ends):
             found.append(f"{held:,} tasks are held: `await batch.resume()` lets them go")
         if self._told_stale:
-            told = self._told_stale
-            told = told if len(told) <= TOLD_STALE else f"{told[: TOLD_STALE - 1]}…"
-            found.append(f"{told} · `await batch.rerun(stale=True)`")
+            stale = self._told_stale
+            stale = stale if len(stale) <= TOLD_STALE else f"{stale[: TOLD_STALE - 1]}…"
+            found.append(f"{stale} · `await batch.rerun(stale=True)`")
         return tuple(found)
 
 

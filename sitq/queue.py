@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from sitq.batch import Batch
     from sitq.notebook.showing import Card
+    from sitq.stopping import StopWhen
 
 
 class TaskQueue(Observing, Framing):
@@ -76,6 +77,7 @@ class TaskQueue(Observing, Framing):
         self.packer = Packer(self.serializer)
         self._default = Options(lane=self.lane or "default")
         self._overview: Overview | None = None  # when somebody last looked, for reprs
+        self._stop_whens: dict[int, StopWhen] = {}  # by batch
 
     # ---- enqueue ----
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
@@ -211,6 +213,9 @@ class TaskQueue(Observing, Framing):
         ignore: str | Iterable[str] = (),
         identity: str | Iterable[str] | Callable[[dict[str, Any]], Any] | None = None,
         retry_failed: bool = False,
+        max_failures: int | None = None,
+        max_error_rate: float | None = None,
+        stop_when: Callable[[pd.DataFrame], Any] | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -244,6 +249,14 @@ class TaskQueue(Observing, Framing):
             The only parameters that do; or a function of the dict of parameters that returns plain data.
         retry_failed : bool
             Whether failed tasks run again although the code is the same.
+        max_failures : int, optional
+            So many tasks may fail; one more ends the batch: what is pending is cancelled, what runs comes to its end.
+        max_error_rate : float, optional
+            A fraction 0..1: the batch ends once more of the tasks that ended have failed, when at least 20 have ended,
+            or when that is certain of the whole batch.
+        stop_when : callable, optional
+            Gets a DataFrame of the tasks that finished since it was last asked, as :meth:`to_frame` has them, at most
+            once a second; true ends the batch. It is asked in this process.
         version : str, optional
             Your own word for the code: only another word counts as a change.
         record_params, record_result : bool
@@ -263,8 +276,31 @@ class TaskQueue(Observing, Framing):
             self._default,
             func,
             rows,
-            Settings(fixed, name, on_change, ignore, identity, retry_failed, version, record_params, record_result),
+            Settings(
+                fixed,
+                name,
+                on_change,
+                ignore,
+                identity,
+                retry_failed,
+                version,
+                max_failures,
+                max_error_rate,
+                stop_when,
+                record_params,
+                record_result,
+            ),
         )
+
+    async def _watch(self, batch: Batch, stop_when: StopWhen | None) -> None:
+        """Let the last map of a batch say when it ends."""
+        before = self._stop_whens.pop(batch.batch_number, None)
+        if before is not None:
+            await before.finish()
+        if stop_when is not None:
+            self._stop_whens[batch.batch_number] = stop_when
+            self.shown.add(stop_when)
+            stop_when.watch(batch)
 
     # ---- results and states ----
     async def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:

@@ -263,6 +263,20 @@ class NewVersion(NamedTuple):
     record_result: bool
 
 
+class Rules(NamedTuple):
+    """When the failures of a batch end it; None: never."""
+
+    max_failures: int | None = None
+    max_error_rate: float | None = None  # a fraction of the tasks that ended
+
+
+class Stop(NamedTuple):
+    """Why a rule has stopped a batch."""
+
+    why: str  # in words
+    ends: bool  # False: it is paused
+
+
 class NewBatch(NamedTuple):
     """A batch to be, or to be taken up again."""
 
@@ -270,6 +284,7 @@ class NewBatch(NamedTuple):
     lane: str
     session: int  # that maps it
     version: NewVersion
+    rules: Rules = Rules()
 
 
 class MapStart(NamedTuple):
@@ -291,6 +306,7 @@ class Point(NamedTuple):
     position: int | None
     version: int
     aside: int  # 1: the last map did not ask for it
+    by_rule: int = 0  # 1: cancelled by a rule of the batch
 
 
 class BatchVersion(NamedTuple):
@@ -322,6 +338,9 @@ class MapEnd(NamedTuple):
     version: int  # the current one from now on
     places: Sequence[tuple[int, int]]  # number and new position of tasks that were there
     unasked: Sequence[int]  # tasks that this map does not ask for
+    rules: Rules = Rules()
+    seen: Stop | None = None  # what had stopped the batch when the map began
+    stop: Stop | None = None  # what stops it now
 
 
 class Pace(NamedTuple):

@@ -94,6 +94,7 @@ class SyncBatch:
             return await self.batch.wait(timeout)
         finally:
             await bar.finish()
+            await self.batch._tell_stop()
 
     def values(self, errors: Any = "raise") -> list[Any]:
         """Wait for all tasks, and return their values; see :meth:`Batch.values`."""

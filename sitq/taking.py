@@ -7,11 +7,10 @@ the map says now, in the same row; what is not asked for any more is put aside.
 from __future__ import annotations
 
 import asyncio
-import os
 import warnings
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sitq.errors import BatchExists, CodeChanged, StaleResults
@@ -28,7 +27,11 @@ from sitq.rows import (
     Place,
     Point,
     Renewal,
+    Rules,
+    Stop,
 )
+from sitq.rules import broken, told
+from sitq.saying import say
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
@@ -43,10 +46,13 @@ STORY = (  # what became of the rows, in the order of telling
     "again",
     "again with the new code",
     "go on",
+    "held",
+    "cancelled",
     "running",
     "running with the old code",
     "of an earlier map put aside",
 )
+RUNS = ("new", "again", "again with the new code", "go on")
 # Python tells a warning once for each line of code; a cell is run again and again, and this is news each time.
 warnings.simplefilter("always", StaleResults, append=True)
 WAIT_S = 0.05  # between two looks whether another map of the batch has ended
@@ -63,12 +69,6 @@ async def begin(queue: TaskQueue, batch: NewBatch) -> MapStart:
     return start
 
 
-def say(line: str) -> None:
-    """Print a line, unless progress is turned off."""
-    if os.environ.get("SITQ_PROGRESS") != "off":
-        print(line)
-
-
 class Taking:
     """The tasks of a batch as a map asks for them.
 
@@ -78,6 +78,8 @@ class Taking:
         Row numbers in the order of the map's rows.
     kept : int
         How many of them had ended before, and stay.
+    stop : Stop or None
+        What stops the batch as the map ends.
     """
 
     def __init__(
@@ -116,6 +118,11 @@ class Taking:
         self._kept_without_value: Counter[int] = Counter()  # how many of the kept ones failed or were cancelled
         self._note = ""
         self._stale_kept: Counter[int] = Counter()  # results of other code that stay, by version
+        self.stop: Stop | None = None
+        self._seen: Stop | None = None  # what had stopped the batch when this map began
+        # Tasks that a rule cancelled, whether they are of other code, and their calls: they run if no rule stops them.
+        self._by_rule: defaultdict[bool, list[tuple[int, NewCall]]] = defaultdict(list)
+        self._failed_again = 0  # failures that run again
         self.numbers = array("q")
         self.kept = 0
 
@@ -130,6 +137,7 @@ class Taking:
             The code differs, and ``on_change="raise"``.
         """
         backend, new = self._backend, self._new
+        self._seen = await backend.stop(self._batch)
         versions = await backend.versions(self._batch)
         now = current(versions)
         if self._lane != self._options.lane:
@@ -185,7 +193,10 @@ class Taking:
         if point.position != position:
             self._places.append((point.number, position))
         state, stale = point.state, point.version in self._stale
+        if point.by_rule:
+            return True
         takes = state in self._takes or (stale and state in self._takes_if_stale)
+        self._failed_again += takes and state == FAILED
         if takes and (stale or state in FINAL):
             self._story["again with the new code" if stale else "again"] += 1
         elif state == PENDING:
@@ -210,7 +221,8 @@ class Taking:
             self.numbers.append(0)
             self._story["new"] += 1
         else:
-            self._renewed[point.version in self._stale].append((point.number, call))
+            renewed = self._by_rule if point.by_rule else self._renewed
+            renewed[point.version in self._stale].append((point.number, call))
             self.numbers.append(point.number)
 
     async def write_full_chunk(self) -> None:
@@ -240,8 +252,14 @@ class Taking:
             self._function, self._options, calls, self._session, self._batch, self._version, after=self._after
         )
 
-    async def end(self) -> None:
-        """Store the rest, and let everything run."""
+    async def end(self, rules: Rules, stop_when: Callable[[array[int]], Awaitable[bool]] | None) -> None:
+        """Store the rest, and let everything run, unless the rules say of what stays that the batch is to stop.
+
+        Parameters
+        ----------
+        stop_when : callable, optional
+            Whether the batch is to end for what has finished of some tasks.
+        """
         if self._is_new:
             await self._write(len(self._calls), last=True)
             return
@@ -249,10 +267,16 @@ class Taking:
             await self._write(len(self._calls), last=False)
         await self._store_code()
         for stale, renewed in self._renewed.items():
-            states = self._takes + self._takes_if_stale * stale  # what moved on meanwhile is left alone
-            for at in range(0, len(renewed), CHUNK):
-                numbers, calls = zip(*renewed[at : at + CHUNK], strict=True)
-                await self._backend.renew(Renewal(self._tasks(list(calls)), numbers, states))
+            await self._renew(renewed, self._takes + self._takes_if_stale * stale)
+        stop = self.stop = await self._stop(rules, stop_when)
+        for renewed in self._by_rule.values():
+            if stop is None or not stop.ends:
+                self._story["go on"] += len(renewed)
+                await self._renew(renewed, (CANCELLED,))
+            else:
+                self.kept += len(renewed)
+                self._story["kept"] += len(renewed)
+                self._kept_without_value[CANCELLED] += len(renewed)
         unasked = [
             point.number
             for identity, same in self._points.items()
@@ -260,7 +284,35 @@ class Taking:
             if not point.aside
         ]
         self._story["of an earlier map put aside"] = len(unasked)
-        await self._backend.end_map(MapEnd(self._batch, self._session, self._version, self._places, unasked))
+        await self._backend.end_map(
+            MapEnd(self._batch, self._session, self._version, self._places, unasked, rules, self._seen, stop)
+        )
+
+    async def _renew(self, renewed: list[tuple[int, NewCall]], states: tuple[int, ...]) -> None:
+        """Let tasks take what the map says; what moved on meanwhile, and is in no such state, is left alone."""
+        for at in range(0, len(renewed), CHUNK):
+            numbers, calls = zip(*renewed[at : at + CHUNK], strict=True)
+            await self._backend.renew(Renewal(self._tasks(list(calls)), numbers, states))
+
+    async def _stop(self, rules: Rules, stop_when: Callable[[array[int]], Awaitable[bool]] | None) -> Stop | None:
+        """Return what stops the batch as it is now, if there is something to stop."""
+        if not self._by_rule and not any(self._story[what] for what in RUNS):
+            return None
+        failed = self._kept_without_value[FAILED]
+        completed = self.kept - self._kept_without_value.total()
+        stop = None
+        if why := broken(rules, len(self.numbers), completed, failed):
+            stop = Stop(why, ends=True)
+        elif stop_when is not None and await stop_when(self.numbers):
+            stop = Stop("stop_when: it is true of what has finished", ends=True)
+        elif self._seen is not None and not self._seen.ends and not self._failed_again:
+            stop = self._seen  # what paused it is as it was
+        if stop is not None:
+            self._story["cancelled" if stop.ends else "held"] = self._story.pop("go on", 0)
+            self._note += f" · {told(stop)}"
+            if not stop.ends:
+                self._note += "; `await batch.resume()` lets it go on"
+        return stop
 
     # ---- what was done ----
     async def tell(self, title: str) -> None:

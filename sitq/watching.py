@@ -46,6 +46,10 @@ class Watch:
         ended, self._ended = self._ended, []
         return ended
 
+    def lose(self) -> None:
+        """Forget what was heard: the next one looks at all."""
+        self._ended = None
+
     async def look(self, seconds: float, every_change: bool = False) -> None:
         """Wait for the end of the last task (or of any), at most so long."""
         self._every_change = every_change

@@ -42,6 +42,7 @@ from sitq.rows import (
     ResultRow,
     RunningRow,
     SessionRow,
+    Stop,
     StoredFunction,
     TaskRow,
     Told,
@@ -214,12 +215,26 @@ class Backend(ABC):
     async def end_map(self, end: MapEnd) -> None:
         """End a map that took up a batch: rows get their places, and what is asked for may run.
 
-        What it does not ask for is put aside, and runs no more; what runs already ends first.
+        What it does not ask for is put aside, and runs no more; what runs already ends first. The map says whether a
+        rule stops the batch now; a stop that came since it began stays.
         """
 
     @abstractmethod
     async def give_up_map(self, batch: int, session: int) -> None:
         """End a map that did not come to its end: a new batch goes with its tasks, one taken up is as before."""
+
+    @abstractmethod
+    async def stop_batch(self, batch: int, stop: Stop) -> int:
+        """End a batch by a rule: what is pending is cancelled, what runs ends; or pause it. Returns how many changed.
+
+        The rules of failures are kept by the store itself, in the transaction in which a task fails: more failures than
+        its last map allows end a batch, and 20 that are alike in a row pause it. What runs meanwhile, and is pending
+        again, is cancelled or held as the others are. ``retry``, ``rerun`` and letting go what is held end a stop.
+        """
+
+    @abstractmethod
+    async def stop(self, batch: int) -> Stop | None:
+        """Return what has stopped a batch, until somebody lets its tasks go on."""
 
     @abstractmethod
     async def rename(self, batch: int, name: str) -> None:

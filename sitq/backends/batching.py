@@ -21,6 +21,7 @@ from sitq.backends.group import (
     due,
     remove,
 )
+from sitq.backends.ruling import end_map, store_rules
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
 from sitq.rows import MapEnd, MapStart, NewBatch, Renewal
@@ -86,6 +87,7 @@ def _create(group: Group, batch: NewBatch) -> MapStart:
     ).fetchone()
     version = add_version(group, number, batch.version)
     group.execute("UPDATE batches SET version = ? WHERE number = ?", (version, number))
+    store_rules(group, number, batch.rules)
     group.count(lane, number, 0, 0)
     return MapStart(number, batch.lane, version)
 
@@ -182,6 +184,8 @@ def end_maps(group: Group, requests: Sequence[MapEnd]) -> list[None]:
         group.execute(
             "UPDATE batches SET acked = 1, mapping = NULL, version = ? WHERE number = ?", (request.version, batch)
         )
+        store_rules(group, batch, request.rules)
+        end_map(group, batch, request.seen, request.stop)
         group.claimable = True
     return [None] * len(requests)
 

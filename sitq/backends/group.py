@@ -316,3 +316,14 @@ def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
         conditions.append(f"{table}error_type IS ?")
         values.append(tasks.error_type or None)
     return " AND ".join(conditions), values
+
+
+def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:
+    """Return where to look for pending tasks and by which condition; first for those that wait.
+
+    There is an index for those that wait and one for those that do not, and none for both: ``state = 0`` alone would
+    read every finished row. Numbers need no index.
+    """
+    if tasks.numbers is not None:
+        return (("tasks", "state = 0"),)
+    return ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"), ("tasks", "state = 0 AND waits = 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sitq.models import Counts
+from sitq.models import ENDED_BY_RULE, Counts
 from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
@@ -205,8 +205,9 @@ FROM batches
 WHERE {condition} ORDER BY batches.number DESC
 """
 
-POINTS = """
-SELECT number, identity, occurrence, state, waits, position, version, batch < 0 FROM tasks
+POINTS = f"""
+SELECT number, identity, occurrence, state, waits, position, version, batch < 0,
+    state = 4 AND error_type IS '{ENDED_BY_RULE}' FROM tasks
 WHERE batch IN (?1, -?1) AND identity IS NOT NULL ORDER BY number
 """
 VERSIONS = """
@@ -235,6 +236,7 @@ VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE num
 NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
+STOP = "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"
 CHANGES_BOUNDS = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM changes"

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import Group, keep_attempt
+from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, FAILED, PENDING
 from sitq.rows import Completion
+from sitq.rules import kind_of
 
 WORKER_LOST = "worker lost"
 
@@ -89,6 +91,8 @@ def unclaim(
     if batch:
         go_on(group, number)
     group.change(PENDING, [number])
+    if batch:
+        obey(group, number, batch)
 
 
 def finish_without_worker(
@@ -102,3 +106,5 @@ def finish_without_worker(
     )
     group.count(lane, batch, state)
     group.change(state, [number])
+    if state == FAILED and batch:
+        keep_rules(group, [(batch, kind_of("WorkerLost", error))])

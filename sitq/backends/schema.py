@@ -72,7 +72,14 @@ CREATE TABLE batches (
     acked INTEGER NOT NULL DEFAULT 0,  -- 1: a map wrote its last row
     mapping INTEGER,  -- session that maps it at this moment: one at a time
     mapped_after INTEGER NOT NULL DEFAULT 0,  -- highest task number when that map began: higher ones are its own
-    version INTEGER  -- the current one: what new tasks run, and what results are compared with
+    version INTEGER,  -- the current one: what new tasks run, and what results are compared with
+    max_failures INTEGER,  -- the rules of its last map
+    max_error_rate REAL,
+    stop_why TEXT,  -- why a rule has stopped it; NULL: none has, or it was let go on
+    stop_ends INTEGER,  -- 1: it was ended, 0: it is paused
+    alike INTEGER NOT NULL DEFAULT 0,  -- so many failures in a row were alike
+    alike_kind TEXT,  -- what they had in common
+    alike_after INTEGER  -- how many tasks had completed then: with another number the row is broken
 );
 
 -- The code of a batch, one row for each content. A result is stale if its version's code is not the current one's.

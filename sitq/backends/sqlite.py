@@ -32,6 +32,7 @@ from sitq.backends import (
     living,
     queries,
     releasing,
+    ruling,
     steering,
     telling,
     working,
@@ -66,6 +67,7 @@ from sitq.rows import (
     ResultRow,
     RunningRow,
     SessionRow,
+    Stop,
     StoredFunction,
     TaskRow,
     Told,
@@ -304,6 +306,15 @@ class SQLiteBackend(Backend):
     async def give_up_map(self, batch: int, session: int) -> None:
         """End a map that did not come to its end: a new batch goes, one that was taken up is as before."""
         await self._open.writer.write(STEER, batching.give_up, (batch, session), patient=True)
+
+    async def stop_batch(self, batch: int, stop: Stop) -> int:
+        """End or pause a batch by a rule."""
+        return await self._open.writer.write(STEER, ruling.stop_all, (batch, stop))
+
+    async def stop(self, batch: int) -> Stop | None:
+        """Return what has stopped a batch."""
+        rows = await self._open.read(queries.STOP, (batch,))
+        return Stop(rows[0][0], bool(rows[0][1])) if rows else None
 
     async def rename(self, batch: int, name: str) -> None:
         """Give a batch another name."""

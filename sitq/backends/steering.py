@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.coding import take_current, take_function
-from sitq.backends.group import Group, back_to_pending, remove, where
+from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
+from sitq.backends.ruling import forget_stops
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter, NewVersion
 
@@ -58,6 +59,7 @@ def retry(group: Group, requests: Sequence[tuple[Filter, NewVersion | None]]) ->
         if version is not None:
             take_function(group, numbers, version)
         take_current(group, numbers)
+        forget_stops(group, numbers)
         answers.append(len(numbers))
     return answers
 
@@ -69,6 +71,7 @@ def rerun(group: Group, filters: Sequence[Filter]) -> list[int]:
         condition, values = where(tasks)
         numbers = back_to_pending(group, f"state = 2 AND batch >= 0 AND {condition}", values, "0")
         take_current(group, numbers)
+        forget_stops(group, numbers)
         answers.append(len(numbers))
     return answers
 
@@ -101,6 +104,8 @@ def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]
                 " RETURNING number",
                 values,
             ).fetchall()
+        if not on and why & Waits.PAUSED:
+            forget_stops(group, [row[0] for row in rows])
         if session is not None:
             for table, live in (*pending_in(tasks), processing_in(tasks)):
                 group.execute(
@@ -165,17 +170,6 @@ def purgeable(tasks: Filter, before: int | None) -> tuple[str, list[Any]]:
     condition, values = where(tasks)
     ended = f"state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?) AND NOT {NEEDED} AND {condition}"
     return ended, [before, before, *values]
-
-
-def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:
-    """Return where to look for pending tasks and by which condition; first for those that wait.
-
-    There is an index for those that wait and one for those that do not, and none for both: ``state = 0`` alone would
-    read every finished row. Numbers need no index.
-    """
-    if tasks.numbers is not None:
-        return (("tasks", "state = 0"),)
-    return ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"), ("tasks", "state = 0 AND waits = 0")
 
 
 def processing_in(tasks: Filter) -> tuple[str, str]:

@@ -11,9 +11,11 @@ from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
 from sitq.backends.releasing import lose
+from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, COMPLETED, FAILED, MICROSECONDS, PENDING, PROCESSING, Waits
 from sitq.rows import Claim, Completion, Told
+from sitq.rules import kind_of
 from sitq.sealing import RESULT
 
 LAST_S = 60  # so long a task with a loss lets the others go first
@@ -201,9 +203,16 @@ def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
         if claimer is not None and freed:
             busy = claimer.busy - freed
             group.slots(claimer, claimer.free + freed, busy, claimer.alone and busy > 0)
+        if others:  # failures, perhaps
+            keep_rules(group, [ending(c) for c in wanted if c.claim.batch and c.state in (COMPLETED, FAILED)])
         answers.append([accepted[c.claim.number] for c in completions])
     group.claimable = True  # slots are free
     return answers
+
+
+def ending(c: Completion) -> tuple[int, str | None]:
+    """Return the batch of a task that ended, and the kind of its failure."""
+    return c.claim.batch, kind_of(c.error_type, c.error) if c.state == FAILED else None
 
 
 def fence(group: Group, session: int, completions: Sequence[Completion]) -> tuple[dict[int, bool], list[Completion]]:
@@ -315,3 +324,5 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
     elif c.claim.batch:
         go_on(group, number)
     group.change(c.state, [number])
+    if again and c.claim.batch:
+        obey(group, number, c.claim.batch)

@@ -1,0 +1,173 @@
+"""The rules of a batch, kept where its tasks end: by whichever process, in the transaction of the failure itself.
+
+A rule stops a batch: it ends it, or pauses it. Why stands in the batch's row until somebody lets its tasks go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from sitq.backends.group import Group, pending_in
+from sitq.models import CANCELLED, ENDED_BY_RULE, PENDING, Waits
+from sitq.rows import Filter, Rules, Stop
+from sitq.rules import ALIKE, broken
+
+PAUSED = Waits.PAUSED.value
+
+
+def store_rules(group: Group, batch: int, rules: Rules) -> None:
+    """Let a batch have these rules from now on."""
+    group.execute(
+        "UPDATE batches SET max_failures = ?, max_error_rate = ? WHERE number = ? AND"
+        " (max_failures IS NOT ?1 OR max_error_rate IS NOT ?2)",
+        (*rules, batch),
+    )
+
+
+def keep_rules(group: Group, ended: Iterable[tuple[int, str | None]]) -> None:
+    """Look at what the rules of batches say of tasks that ended just now.
+
+    Parameters
+    ----------
+    ended : iterable of (int, str or None)
+        Batches and the kinds of failures, in the order of their ends; None: the task completed.
+    """
+    kinds: dict[int, list[str | None]] = {}
+    for batch, kind in ended:
+        kinds.setdefault(batch, []).append(kind)
+    for batch, found in kinds.items():
+        if any(kind is not None for kind in found):
+            _keep_rules_of(group, batch, found)
+
+
+def _keep_rules_of(group: Group, batch: int, kinds: Sequence[str | None]) -> None:
+    row = group.execute(
+        "SELECT max_failures, max_error_rate, stop_why, alike, alike_kind, alike_after, lane FROM batches"
+        " WHERE number = ?",
+        (batch,),
+    ).fetchone()
+    if row is None:
+        return
+    *rules, stopped, alike, alike_kind, alike_after, lane = row
+    total, completed, failed = _counts(group, lane, batch)
+    # What completes writes nothing here: a row of failures goes on if as many have completed as when it was written.
+    if alike_after != completed - kinds.count(None):
+        alike = 0
+    longest = alike
+    for kind in kinds:
+        alike, alike_kind = (0 if kind is None else alike + 1 if alike and kind == alike_kind else 1), kind
+        longest = max(longest, alike)
+    group.execute(
+        "UPDATE batches SET alike = ?, alike_kind = ?, alike_after = ? WHERE number = ?",
+        (alike, alike_kind, completed, batch),
+    )
+    if stopped is not None:
+        return
+    if why := broken(Rules(*rules), total, completed, failed):
+        stop(group, batch, Stop(why, ends=True))
+    elif longest >= ALIKE:
+        what = next(kind for kind in reversed(kinds) if kind is not None)
+        stop(group, batch, Stop(f"{longest:,} failures in a row were alike: {what}", ends=False))
+
+
+def _counts(group: Group, lane: int, batch: int) -> tuple[int, int, int]:
+    """Return how many tasks a batch has, has completed and has failed, this transaction included."""
+    added, removed, completed, failed = group.execute(
+        "SELECT added, removed, completed, failed FROM counts WHERE lane = ? AND batch = ?", (lane, batch)
+    ).fetchone() or (0, 0, 0, 0)
+    now = group.counted.get((lane, batch), [0, 0, 0, 0, 0])
+    return added - removed + now[0] - now[1], completed + now[2], failed + now[3]
+
+
+def stop(group: Group, batch: int, found: Stop) -> int:
+    """End or pause a batch, unless it has nothing left to run; return how many pending tasks that changes."""
+    condition, values = "batch = ? AND batch <> 0", (batch,)
+    rows: list[tuple[int, int]] = []
+    for table, pending in pending_in(Filter(batch=batch)):
+        if found.ends:
+            changed = group.execute(
+                f"UPDATE {table} SET state = {CANCELLED}, waits = 0, finished_at = ?, error_type = ?, error = ?"
+                f" WHERE {pending} AND {condition} RETURNING number, lane",
+                (group.now, ENDED_BY_RULE, found.why, *values),
+            )
+        else:
+            changed = group.execute(
+                f"UPDATE {table} SET waits = waits | {PAUSED} WHERE {pending} AND NOT waits & {PAUSED}"
+                f" AND {condition} RETURNING number, lane",
+                values,
+            )
+        rows += changed.fetchall()
+    running = group.execute(
+        "SELECT 1 FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND batch = ? LIMIT 1", (batch,)
+    ).fetchone()
+    if not rows and running is None:
+        return 0
+    _write_stop(group, batch, found)
+    for _, lane in rows if found.ends else ():
+        group.count(lane, batch, CANCELLED)
+    group.change(CANCELLED if found.ends else PENDING, sorted(row[0] for row in rows))
+    return len(rows)
+
+
+def _write_stop(group: Group, batch: int, found: Stop | None) -> None:
+    group.execute(
+        "UPDATE batches SET stop_why = ?, stop_ends = ?, alike = 0 WHERE number = ?", (*(found or (None, None)), batch)
+    )
+
+
+def stop_all(group: Group, requests: Sequence[tuple[int, Stop]]) -> list[int]:
+    """Stop batches."""
+    return [stop(group, batch, found) for batch, found in requests]
+
+
+def stop_of(group: Group, batch: int) -> Stop | None:
+    """Return what has stopped a batch."""
+    row = group.execute(
+        "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL", (batch,)
+    ).fetchone()
+    return Stop(row[0], bool(row[1])) if row else None
+
+
+def obey(group: Group, number: int, batch: int) -> None:
+    """Let a task that ran, and is pending again, do as the others of a batch that was stopped."""
+    found = stop_of(group, batch)
+    if found is None:
+        return
+    if found.ends:
+        row = group.execute(
+            f"UPDATE tasks SET state = {CANCELLED}, waits = 0, finished_at = ?, error_type = ?, error = ?"
+            " WHERE number = ? AND state = 0 AND batch = ? RETURNING lane",
+            (group.now, ENDED_BY_RULE, found.why, number, batch),
+        ).fetchone()
+        if row is not None:
+            group.count(row[0], batch, CANCELLED)
+            group.change(CANCELLED, [number])
+    else:
+        group.execute(
+            f"UPDATE tasks SET waits = waits | {PAUSED} WHERE number = ? AND state = 0 AND batch = ?", (number, batch)
+        )
+
+
+def forget_stops(group: Group, numbers: Iterable[int]) -> None:
+    """Forget why the batches of tasks were stopped, and their failures in a row: somebody lets the tasks go on."""
+    group.execute(
+        "UPDATE batches SET stop_why = NULL, stop_ends = NULL, alike = 0 WHERE (stop_why IS NOT NULL OR alike)"
+        " AND number IN (SELECT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)",
+        (json.dumps(list(numbers)),),
+    )
+
+
+def end_map(group: Group, batch: int, seen: Stop | None, wanted: Stop | None) -> None:
+    """Stop a batch that a map took up, or let it go on, as its rules say now; a stop that came meanwhile stays."""
+    now = stop_of(group, batch)
+    if now != seen:
+        wanted = now
+    elif now is not None:
+        _write_stop(group, batch, wanted)
+        if not now.ends and wanted is None:
+            group.execute(
+                f"UPDATE tasks SET waits = waits & ~{PAUSED} WHERE batch = ? AND state = 0 AND waits <> 0", (batch,)
+            )
+    if wanted is not None:
+        stop(group, batch, wanted)

@@ -1,0 +1,68 @@
+"""The rules of a batch as numbers and words: when its failures are too many, and which of them are alike."""
+
+from __future__ import annotations
+
+import math
+
+from sitq.errors import bad_type, bad_value
+from sitq.failures import masked
+from sitq.rows import Rules, Stop
+
+ALIKE = 20  # failures in a row that are alike pause a batch
+ENOUGH = 20  # tasks that have ended before an error rate says anything
+
+
+def checked_rules(max_failures: object, max_error_rate: object) -> Rules:
+    """Read the rules as users give them.
+
+    Examples
+    --------
+    >>> checked_rules(10, None)
+    Rules(max_failures=10, max_error_rate=None)
+    """
+    if max_failures is not None:
+        if type(max_failures) is not int:
+            raise bad_type("max_failures", max_failures, "an int of at least 0; one failure more ends the batch")
+        if not 0 <= max_failures <= 2**62:
+            raise bad_value("max_failures", max_failures, "at least 0; one failure more ends the batch")
+    if max_error_rate is not None:
+        if isinstance(max_error_rate, bool) or not isinstance(max_error_rate, int | float):
+            raise bad_type("max_error_rate", max_error_rate, "a fraction between 0 and 1")
+        if not (math.isfinite(max_error_rate) and 0 <= max_error_rate <= 1):
+            raise bad_value("max_error_rate", max_error_rate, "a fraction between 0 and 1")
+        max_error_rate = float(max_error_rate)
+    return Rules(max_failures, max_error_rate)
+
+
+def broken(rules: Rules, total: int, completed: int, failed: int) -> str | None:
+    """Say which rule the failures of a batch break, if any.
+
+    Examples
+    --------
+    >>> broken(Rules(max_failures=2), total=100, completed=10, failed=3)
+    'max_failures=2: 3 tasks have failed'
+    """
+    if rules.max_failures is not None and failed > rules.max_failures:
+        return f"max_failures={rules.max_failures:,}: {failed:,} {'task has' if failed == 1 else 'tasks have'} failed"
+    rate, ended = rules.max_error_rate, completed + failed
+    if rate is None:
+        return None
+    if failed > rate * total or (ended >= ENOUGH and failed > rate * ended):
+        return f"max_error_rate={rate:g}: {failed:,} of the {ended:,} tasks that ended have failed"
+    return None
+
+
+def told(stop: Stop) -> str:
+    """Say why a batch was stopped."""
+    return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why}"
+
+
+def kind_of(error_type: str | None, error: str | None) -> str:
+    """Return what failures that are alike have in common: the type, and the message but for numbers and ids.
+
+    Examples
+    --------
+    >>> kind_of("HTTPError", "429 for request 8812")
+    'HTTPError: # for request #'
+    """
+    return f"{error_type}: {masked(error or '')}"
