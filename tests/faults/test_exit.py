@@ -140,6 +140,19 @@ SCRIPTS = {
             told()
         asyncio.run(main())
     """,
+    "a runner process that is busy, and one that is idle": """
+        def long():
+            import time
+            time.sleep(600)
+        async def main():
+            queue = await sitq.open("exit.db", concurrency=2, executor="process")
+            ids = [await queue.enqueue(long), await queue.enqueue(pow, 2, 5)]
+            await queue.get_result(ids[1])
+            while not any(keeper._process for keeper in queue.worker._executor._running.values()):
+                await asyncio.sleep(0.01)
+            told()
+        asyncio.run(main())
+    """,
     "a worker in a thread of its own": """
         async def main():
             queue = sitq.TaskQueue("exit.db")
