@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from sitq.errors import TaskCancelled, TaskFailed
-from sitq.rows import TaskRow
+from sitq.rows import EndedRow, TaskRow
 
 MICROSECONDS = 1_000_000
 
@@ -239,7 +239,7 @@ class Task:
         return task_card(self)
 
 
-def wait_s(row: TaskRow) -> float | None:
+def wait_s(row: TaskRow | EndedRow) -> float | None:
     """Seconds from the moment a task could run to the start of its last attempt; wall-clock, never below 0."""
     if row.started_at is None:
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from sitq.alarming import Alarming
+from sitq.alerts import Alarm, Alert
 from sitq.backends.base import Backend
 from sitq.callbacks import Subscription
 from sitq.errors import QueueClosed
@@ -17,6 +19,7 @@ class Observing(Steering):
     def __init__(self, backend: Backend):
         super().__init__(backend)
         self._subscriptions: set[Subscription] = set()  # an event loop holds its tasks weakly
+        self._alarming: Alarming | None = None
 
     def events(self, *kinds: str) -> Events:
         """Hear what happens to the tasks of this queue's lane from now on, in this process and in others.
@@ -87,6 +90,93 @@ class Observing(Steering):
         self._refuse_closed("on()")
         self._own_loop()
         return Subscription(self, kind, callback)
+
+    def alert(
+        self,
+        measure: str,
+        *,
+        above: float | str | Mapping[str, float | str] | None = None,
+        below: float | str | Mapping[str, float | str] | None = None,
+        level: str | None = None,
+        window: float | str = "5m",
+        hold: float | str = 0,
+        priority: int | None = None,
+        at_least: int = 1,
+        callback: Callable[[Alarm], object] | None = None,
+        name: str | None = None,
+    ) -> Alert:
+        """Compare a measure of this queue's lane with thresholds, once a second, until it is stopped.
+
+        In a notebook it is shown below its cell; elsewhere a change of level is logged. An alert of the same name ends,
+        so that its cell may run again. What is measured are the store's records, of whatever process, and no look takes
+        longer because there are more of them.
+
+        Parameters
+        ----------
+        measure : str
+            Of the tasks that ended in the last seconds, as in :meth:`stats`: "error_rate", "throughput",
+            "duration_s_mean", "duration_s_p95", "wait_s_p95" and their kin. Of this moment: "depth" (pending tasks),
+            "oldest_waiting_s" (the task that could run and has waited longest), "oldest_running_s" (a stuck one).
+            The throughput counts once there was work for a whole window.
+        above, below : float, str or dict
+            One of them: a threshold, or one for each level: ``above={"warning": 0.1, "critical": 0.5}``. An error rate
+            is a fraction, a time is in seconds or a text such as "90s".
+        level : {"info", "warning", "critical"}
+            How bad a single threshold is; default "warning".
+        window : float or str
+            Seconds over which is measured; of more than 20,000 tasks in them the last 20,000 count.
+        hold : float or str
+            So long a threshold must be crossed before the level rises, and not be crossed before it falls.
+        priority : int, optional
+            "oldest_waiting_s" looks only at tasks of at least this priority.
+        at_least : int
+            So many tasks must have completed or failed in the window; of fewer nothing is said.
+        callback : callable, optional
+            Takes an Alarm when the level changes, also when it recovers; a coroutine function is awaited. An error in
+            it is logged, and hurts nothing.
+        name : str, optional
+            Default: what is compared with what.
+
+        Returns
+        -------
+        Alert
+            With ``level`` (None while all is well), ``value``, ``since``, ``alarms`` and ``stop()``.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Names the argument and what is wrong with it.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue:
+        ...         alarms = asyncio.Queue()
+        ...         queue.alert("depth", above={"warning": 2, "critical": 100}, callback=alarms.put)
+        ...         await queue.map(abs, range(3))
+        ...         print(await alarms.get())
+        >>> asyncio.run(main())
+        batch 1: 3 new
+        warning: depth above 2, 100: depth is 3, limit 2
+        """
+        self._refuse_closed("alert()")
+        alert = Alert(
+            measure,
+            above=above,
+            below=below,
+            level=level,
+            window=window,
+            hold=hold,
+            priority=priority,
+            at_least=at_least,
+            callback=callback,
+            name=name,
+        )
+        loop = self._own_loop()
+        if self._alarming is None or self._alarming.ended or self._alarming.loop is not loop:
+            self._alarming = Alarming(self)
+        self._alarming.add(alert)
+        return alert
 
     def _refuse_closed(self, verb: str) -> None:
         if self._closed:

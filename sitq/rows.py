@@ -361,6 +361,33 @@ class RunningRow(NamedTuple):
     started_at: int  # when it was claimed, µs in UTC
 
 
+class EndedRow(NamedTuple):
+    """A task that ended lately: what statistics are made of. Times in µs in UTC."""
+
+    number: int
+    state: int
+    enqueued_at: int
+    run_at: int | None
+    started_at: int | None
+    finished_at: int
+    duration_s: float | None
+
+
+class Ended(NamedTuple):
+    """What ended lately."""
+
+    mark: int  # handed back, only what comes later is read
+    whole: bool  # all that is remembered of the time asked for; else what came after the mark
+    rows: list[EndedRow]  # in the order of their ends
+
+
+class Aged(NamedTuple):
+    """A task, and since when it waits or runs (µs in UTC)."""
+
+    number: int
+    since: int
+
+
 class SessionRow(NamedTuple):
     """One life of a worker or queue."""
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from sitq.alerts import Alarm, Alert
 from sitq.backends.base import Backend
 from sitq.callbacks import Subscription
 from sitq.errors import bad_type
@@ -269,6 +270,38 @@ class SyncTaskQueue:
 
         async def begin() -> Subscription:
             return self._queue.on(kind, callback)
+
+        return self._call(begin())
+
+    def alert(
+        self,
+        measure: str,
+        *,
+        above: float | str | Mapping[str, float | str] | None = None,
+        below: float | str | Mapping[str, float | str] | None = None,
+        level: str | None = None,
+        window: float | str = "5m",
+        hold: float | str = 0,
+        priority: int | None = None,
+        at_least: int = 1,
+        callback: Callable[[Alarm], object] | None = None,
+        name: str | None = None,
+    ) -> Alert:
+        """Compare a measure with thresholds, once a second; see :meth:`TaskQueue.alert`."""
+
+        async def begin() -> Alert:
+            return self._queue.alert(
+                measure,
+                above=above,
+                below=below,
+                level=level,
+                window=window,
+                hold=hold,
+                priority=priority,
+                at_least=at_least,
+                callback=callback,
+                name=name,
+            )
 
         return self._call(begin())
 

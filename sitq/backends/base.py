@@ -23,11 +23,13 @@ from typing import Any, NamedTuple, Protocol
 from sitq.ids import PublicIds
 from sitq.models import Counts, FailureGroup, Waits
 from sitq.rows import (
+    Aged,
     AttemptRow,
     BatchRow,
     BatchVersion,
     Claim,
     Completion,
+    Ended,
     Filter,
     MapEnd,
     MapStart,
@@ -422,6 +424,25 @@ class Backend(ABC):
 
         It looks at all tasks of the batch. Of equal ones it is the first; texts, nan and absent fields do not count.
         """
+
+    @abstractmethod
+    async def ended(self, lane: str | None, since: int, after: int = 0, most: int = 100_000) -> Ended:
+        """Return the tasks that ended since a time (µs in UTC), the last ones if there are more than ``most``.
+
+        With the mark of an earlier answer only what ended after that is read. The store remembers the last 100,000
+        transitions; what ended before those is absent. No cost grows with the number of tasks.
+        """
+
+    @abstractmethod
+    async def oldest_waiting(self, lane: str | None, priority: int | None = None) -> Aged | None:
+        """Return the claimable task that has waited longest, of those with at least this priority.
+
+        It is looked for among the first thousand in line of each priority.
+        """
+
+    @abstractmethod
+    async def oldest_running(self, lane: str | None) -> Aged | None:
+        """Return the task that has run longest."""
 
     @abstractmethod
     async def batches(self, lane: str | None = None) -> list[BatchRow]:

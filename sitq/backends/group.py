@@ -287,7 +287,7 @@ def back_to_pending(
         "UPDATE tasks SET state = 0, losses = 0, failures = 0, cancelling = 0, started_at = NULL, finished_at = NULL,"
         " duration_s = NULL, error_type = NULL, error = NULL, traceback = NULL, fields = NULL, value = NULL,"
         f" run_at = ?, waits = {waits} WHERE number IN (SELECT value FROM json_each(?))",
-        (run_at, listed),
+        (group.now if run_at is None else run_at, listed),  # it waits from now on, not since it was enqueued
     )
     group.change(PENDING, numbers)
     group.claimable = True

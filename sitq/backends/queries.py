@@ -239,7 +239,7 @@ PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number 
 STOP = "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"
-CHANGES_BOUNDS = "SELECT coalesce(min(number), 0), coalesce(max(number), 0) FROM changes"
+CHANGES_BOUNDS = "SELECT coalesce((SELECT min(number) FROM changes), 0), coalesce((SELECT max(number) FROM changes), 0)"
 
 
 def counts(lane: str | None, batch: int | None) -> tuple[str, list[Any]]:

@@ -29,6 +29,7 @@ from sitq.backends import (
     enqueueing,
     group,
     guard,
+    lately,
     living,
     queries,
     releasing,
@@ -47,12 +48,14 @@ from sitq.durations import seconds
 from sitq.errors import QueueClosed, TaskNotFound, bad_type, bad_value
 from sitq.models import COMPLETED, Counts, FailureGroup, Waits
 from sitq.rows import (
+    Aged,
     AttemptRow,
     BatchRow,
     BatchVersion,
     Claim,
     Code,
     Completion,
+    Ended,
     Filter,
     MapEnd,
     MapStart,
@@ -552,6 +555,18 @@ class SQLiteBackend(Backend):
             if isinstance(value, bool | int | float) and not math.isnan(value):
                 found.append((number, value))
         return min(found, key=lambda pair: (-pair[1] if greatest else pair[1], pair[0]), default=None)
+
+    async def ended(self, lane: str | None, since: int, after: int = 0, most: int = 100_000) -> Ended:
+        """Return the tasks that ended since a time (µs in UTC)."""
+        return await lately.ended(self._open.read, lane, since, after, most)
+
+    async def oldest_waiting(self, lane: str | None, priority: int | None = None) -> Aged | None:
+        """Return the claimable task that has waited longest."""
+        return await lately.oldest(self._open.read, lately.OLDEST_WAITING, (lane, priority))
+
+    async def oldest_running(self, lane: str | None) -> Aged | None:
+        """Return the task that has run longest."""
+        return await lately.oldest(self._open.read, lately.OLDEST_RUNNING, (lane,))
 
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""

@@ -16,6 +16,7 @@ import pytest
 from sitq import SQLiteBackend, TaskQueue, Worker
 from sitq.backends import connecting, enqueueing, working, writer
 from sitq.backends.base import Change, Claimer
+from sitq.backends.changes import Told
 from sitq.backends.heart import SQLiteHeart
 from sitq.errors import BackendMoved
 from sitq.models import PENDING, PROCESSING
@@ -336,7 +337,7 @@ async def test_a_resume_in_another_process_wakes_an_idle_worker_at_once(tmp_path
 # ---- the heart ----
 def heard(last_task: int, own: list[tuple[int, int]], last: int) -> list[range]:
     heart = SQLiteHeart.__new__(SQLiteHeart)
-    heart._last_task, heart._own = last_task, deque(own)
+    heart._told, heart._own = Told(0, last_task), deque(own)
     return heart._enqueued_by_others(last)
 
 

@@ -73,7 +73,9 @@ STANDS_ON = {
     "backends.steering": ("backends.batching",),
     "backends.heart": ("backends.connecting", "backends.guard", "backends.group", "backends.queries"),
     "backends.opened": ("loops", "backends.connecting", "backends.guard", "backends.enqueueing"),
+    "backends.lately": ("backends.base", "backends.changes", "backends.queries"),
     "backends.sqlite": (
+        "backends.lately",
         "backends.heart",
         "backends.living",
         "backends.opened",
@@ -129,7 +131,10 @@ STANDS_ON = {
     "failures": ("ids", "rows"),
     "framing": ("awaiting", "connected", "checks", "failures", "liveness", "results", "selection"),
     "overview": ("backends.base",),
-    "observing": ("steering", "callbacks"),
+    "recent": ("backends.base",),
+    "alerts": ("recent", "callbacks", "checks"),
+    "alarming": ("alerts",),
+    "observing": ("steering", "alarming"),
     "queue": ("observing", "framing", "mapping", "stores", "options", "overview"),
     "opening": ("queue", "worker"),
     "portal": ("errors", "loops"),
@@ -146,6 +151,7 @@ STANDS_ON = {
     "notebook.showing": ("notebook.frontend", "loops"),
     # What a shell loads by `%load_ext sitq`; it alone knows queues.
     "notebook.magics": ("glance", "sync", "notebook.cards"),
+    "notebook.alarms": ("notebook.frontend", "notebook.pieces"),
     "notebook.buttons": ("notebook.words", "models"),
     "notebook.stalls": ("notebook.frontend", "notebook.words"),
     "notebook.bars": ("notebook.buttons", "notebook.stalls", "notebook.html"),
@@ -181,6 +187,8 @@ STANDS_ON = {
 
 # These reach the notebook's modules, and only inside a function: pandas and its kin load when they are first needed.
 REACH_THE_NOTEBOOK_LAZILY = {
+    "alarming",
+    "alerts",
     "batch",
     "plotting",
     "reading",
