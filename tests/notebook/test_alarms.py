@@ -7,7 +7,7 @@ import pytest
 
 import sitq
 from sitq import alarming
-from sitq.notebook import alarms
+from sitq.notebook import alarms, frontend
 from tests.stage import LONG_S, quick
 
 
@@ -33,7 +33,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.delenv("SITQ_PROGRESS", raising=False)
     monkeypatch.setattr(alarms, "publish", screen.publish)
-    monkeypatch.setattr(alarms, "in_kernel", lambda: True)
+    for module in (alarms, frontend):
+        monkeypatch.setattr(module, "in_kernel", lambda: True)
     monkeypatch.setattr(alarms, "current_cell", lambda: screen.cell)
     monkeypatch.setattr(alarming, "PERIOD_S", 0.01)
     return screen
