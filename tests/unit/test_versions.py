@@ -496,7 +496,7 @@ class Kind(enum.Enum):
         (np.bool_(True), "True"),
         (pd.Timestamp("2024"), "Timestamp('2024-01-01 00:00:00')"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "of",  # a set's own text differs between processes
 )
 def test_plain_data_has_one_text(value: Any, text: str) -> None:
     assert canonical(value) == text
