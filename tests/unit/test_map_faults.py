@@ -425,7 +425,7 @@ async def test_a_bad_name_is_one_clear_error(queue: sitq.TaskQueue, name: Any) -
         {"retry_failed": True},
         {"version": "one"},
     ],
-    ids=str,
+    ids=lambda given: next(iter(given)),
 )
 async def test_what_is_for_batches_that_are_found_again_needs_a_name(
     queue: sitq.TaskQueue, given: dict[str, Any]

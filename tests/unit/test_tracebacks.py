@@ -64,7 +64,7 @@ def test_a_cell_that_this_process_did_not_run_has_a_neutral_name(filename: str) 
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("pid", [os.getpid(), 12345])
+@pytest.mark.parametrize("pid", [os.getpid(), 12345], ids=["ours", "another"])
 def test_a_cell_that_this_kernel_ran_is_named_as_ipython_does_whichever_kernel_stored_the_function(pid: int) -> None:
     text = told(failure(CELL, f"/tmp/ipykernel_{pid}/77.py", 1))
     assert text == (
