@@ -195,7 +195,7 @@ READS: dict[str, Case] = {
 }
 STEERING: dict[str, Case] = {
     f"{verb} {kind}": (lambda q, v=verb, s=selection: getattr(q, v)(s), error, told)
-    for verb in ("cancel", "retry", "rerun", "purge", "pause", "resume", "to_frame", "attempts", "errors")
+    for verb in ("cancel", "retry", "rerun", "purge", "pause", "resume", "to_frame", "attempts", "errors", "metrics")
     for kind, selection, error, told in [
         ("5", 5, TypeError, "selection must be an id, ids, .* not 5"),
         ("bytes", b"x", TypeError, "selection .*b'x'"),
