@@ -351,6 +351,9 @@ class RunningTask:
     name: str
     params: Mapping[str, Any]
     for_s: float  # since it was claimed
+    done: float | None = None  # None: it told nothing of itself
+    total: float | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +18,7 @@ class Overview:
     counts: Counts
     held: int = 0  # pending tasks that are paused or left by an earlier kernel
     paused: bool = False  # the lane
-    workers: int | None = None  # that live, in any process; None: nobody looked
+    workers: int | None = None  # that live and serve it, in any process; None: nobody looked
     slots: int = 0  # of theirs
 
     @property
@@ -35,7 +36,8 @@ class Overview:
 
 async def look(backend: Backend, lane: str | None) -> Overview:
     """Look at a lane; None stands for all of them."""
-    workers = [session for session in await backend.sessions() if session.kind == "worker"]
+    sessions = [session for session in await backend.sessions() if session.kind == "worker"]
+    workers = [session for session in sessions if lane is None or lane in json.loads(session.lanes)]
     return Overview(
         at=datetime.now(),
         counts=await backend.counts(lane),

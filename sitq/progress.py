@@ -7,11 +7,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
-from sitq.rows import Pace, SessionRow
+from sitq.rows import Filter, Pace, SessionRow
 from sitq.rules import told
 
 if TYPE_CHECKING:
@@ -165,12 +166,19 @@ class Progress:
 
     async def _longest(self) -> tuple[RunningTask, ...]:
         backend, now_us = self._batch.queue.backend, time.time_ns() // 1000
+        rows = await backend.running(self._batch.batch_number, LONGEST)
+        rows = [row for row in rows if now_us - row.started_at >= LONG_S * MICROSECONDS]
+        if not rows:
+            return ()
+        own = {row.number: row for row in await backend.progress(Filter(numbers=[row.number for row in rows]))}
         found = []
-        for row in await backend.running(self._batch.batch_number, LONGEST):
+        for row in rows:
+            params = json.loads(row.params) if row.params else {}
             for_s = (now_us - row.started_at) / MICROSECONDS
-            if for_s >= LONG_S:
-                params = json.loads(row.params) if row.params else {}
-                found.append(RunningTask(backend.ids.text(row.number), row.name, params, for_s))
+            task = RunningTask(backend.ids.text(row.number), row.name, params, for_s)
+            if (far := own.get(row.number)) is not None:
+                task = replace(task, done=far.done, total=far.total, message=far.message)
+            found.append(task)
         return tuple(found)
 
     async def _pace(self, since_us: int) -> Pace:

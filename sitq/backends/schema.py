@@ -40,8 +40,7 @@ CREATE TABLE sessions (
     beat INTEGER NOT NULL DEFAULT 0,
     started_at INTEGER NOT NULL,
     made_with TEXT NOT NULL,
-    ended TEXT,
-    lanes TEXT NOT NULL  -- JSON
+    ended TEXT
 );
 CREATE INDEX sessions_living ON sessions (number) WHERE ended IS NULL;
 
@@ -206,6 +205,9 @@ CREATE TABLE changes (
 # What each later version adds to the one before.
 ADDED = {
     2: """
+-- That a worker serves, JSON.
+ALTER TABLE sessions ADD COLUMN lanes TEXT NOT NULL DEFAULT '["default"]';
+
 -- What an attempt told of itself, if it told anything.
 CREATE TABLE told (
     task INTEGER NOT NULL,

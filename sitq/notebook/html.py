@@ -168,8 +168,15 @@ def _best(best: Best) -> str:
 
 def _running(task: RunningTask) -> str:
     what = f"{one_line(task.name, NAME)}({_arguments(task.params)})" if task.params else task.name
-    told = f"<bdi>{escape(one_line(what, MESSAGE))}</bdi> {clock(task.for_s)}"
-    return tag("div", f"{SIGNS['processing']} {told}", f"font-size: 12px; {FAINT}", kind="sitq-running")
+    told = f"{SIGNS['processing']} <bdi>{escape(one_line(what, MESSAGE))}</bdi> {clock(task.for_s)}"
+    if task.done is not None:
+        far = f"{task.done:,.6g}" + (f" of {task.total:,.6g}" if task.total is not None else "")
+        if task.total:
+            share = min(1.0, max(0.0, task.done / task.total))
+            bar = {"value": f"{share:.4f}", "max": "1", "aria-label": far}
+            told += " " + tag("progress", "", "width: 90px; height: 10px; vertical-align: middle", **bar)
+        told += " " + escape(" · ".join([far, *([one_line(task.message, MESSAGE)] if task.message else [])]))
+    return tag("div", told, f"font-size: 12px; {FAINT}", kind="sitq-running")
 
 
 def _arguments(params: Mapping[str, object]) -> str:

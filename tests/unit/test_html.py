@@ -105,7 +105,7 @@ def drawings(text: str) -> dict[str, str]:
         text,
         warnings=(text,),
         failures=(group(text, error_type=text, task_id=text),),
-        longest=(RunningTask(text, text, {text: text}, 5.0),),
+        longest=(RunningTask(text, text, {text: text}, 5.0, 1.0, 2.0, text),),
         best=(Best(text, "max", 1.0, text, {text: text}),),
     )
     return {
@@ -150,9 +150,23 @@ def test_what_others_wrote_is_escaped_cut_and_harmless(what: str, evil: str) -> 
     html = drawings(EVIL[evil])[what]
     read = Reader(html)
     assert read.open == []
-    assert set(read.tags) <= {"b", "bdi", "code", "details", "div", "i", "pre", "span", "summary", "table", "td", "tr"}
+    assert set(read.tags) <= {
+        "b",
+        "bdi",
+        "code",
+        "details",
+        "div",
+        "i",
+        "pre",
+        "progress",
+        "span",
+        "summary",
+        "table",
+        "td",
+        "tr",
+    }
     assert {name for name, _ in read.attributes} <= {
-        *("class", "style", "title", "role", "aria-label", "data-done", "data-left", "data-total")
+        *("class", "style", "title", "role", "aria-label", "data-done", "data-left", "data-total", "value", "max")
     }
     assert len(html) < 40_000
     html.encode()
@@ -346,6 +360,22 @@ def test_a_live_bar_tells_what_runs_for_how_long() -> None:
     text = Reader(bar_html(snapshot(longest=tasks))).text
     assert "▸ train(C=10.0, note='a<b') 1:12▸ train(C=10.0, note='a<b') 1:11" in text
     assert "train" not in bar_html(snapshot(longest=tasks), final=True)
+
+
+def test_a_running_task_tells_its_own_progress() -> None:
+    tasks = (
+        RunningTask("id", "train", {}, 72.0, done=30, total=1200, message="epoch <3>"),
+        RunningTask("id", "load", {}, 5.0, done=0.5),
+        RunningTask("id", "odd", {}, 5.0, done=7, total=5),
+        RunningTask("id", "nothing", {}, 5.0, done=0, total=0),
+    )
+    html = bar_html(snapshot(longest=tasks))
+    text = Reader(html).text
+    assert "▸ train 1:12  30 of 1,200 · epoch <3>▸ load 0:05 0.5▸ odd 0:05  7 of 5▸ nothing 0:05 0 of 0" in text
+    assert re.findall(r'<progress style="[^"]*" value="(\S+)" max="1" aria-label="([^"]*)">', html) == [
+        ("0.0250", "30 of 1,200"),
+        ("1.0000", "7 of 5"),
+    ]
 
 
 @pytest.mark.parametrize("final", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sitq
-from sitq import progress
+from sitq import overview, progress
 from sitq.models import Best, Snapshot
 
 
@@ -20,6 +20,12 @@ def twice(x: int) -> int:
 async def sleepy(x: int) -> int:
     await asyncio.sleep(3600)
     return x
+
+
+async def telling(x: int) -> None:
+    if x:
+        sitq.current_task().progress(x, 7, "half way")
+    await asyncio.sleep(3600)
 
 
 async def looked(batch: sitq.Batch, condition: Callable[[Snapshot], object]) -> Snapshot:
@@ -85,6 +91,17 @@ async def test_what_runs_for_long_is_told_the_longest_first(tmp_path: Path, monk
             (batch[1], "nap", {"x": 1}),
         ]
         assert 0 < second.for_s <= first.for_s < 10
+        await batch.cancel()
+
+
+async def test_what_runs_for_long_tells_its_own_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LONG_S", 0.0)
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=2):
+        batch = await queue.map(telling, range(2))
+        told = await looked(batch, lambda told: len(told.longest) == 2 and told.longest[1].done is not None)
+        silent, loud = told.longest
+        assert (silent.done, silent.total, silent.message) == (None, None, None)
+        assert (loud.done, loud.total, loud.message) == (1, 7, "half way")
         await batch.cancel()
 
 
@@ -214,3 +231,13 @@ async def test_no_look_at_a_large_batch_reads_every_task(tmp_path: Path) -> None
     tasks = [plan for plan in plans if "tasks" in plan]
     few = ("tasks_processing", "tasks_waiting", "tasks_failed")  # indexes of what is small
     assert all(any(name in plan for name in few) or plan == "SEARCH tasks" for plan in tasks), tasks
+
+
+async def test_a_queue_that_is_shown_counts_the_workers_of_its_lane(tmp_path: Path) -> None:
+    async with (
+        sitq.TaskQueue(tmp_path / "work.db") as queue,
+        sitq.Worker(queue.backend, concurrency=3, lanes=["night"]),
+    ):
+        assert (await overview.look(queue.backend, "default")).workers == 0
+        assert (await overview.look(queue.backend, "night")).slots == 3
+        assert (await overview.look(queue.backend, None)).slots == 3
