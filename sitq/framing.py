@@ -14,7 +14,7 @@ from sitq.durations import seconds
 from sitq.errors import TaskNotFound, bad_type, bad_value
 from sitq.failures import Grouping
 from sitq.liveness import Observer
-from sitq.models import COMPLETED, FAILED
+from sitq.models import COMPLETED, FAILED, MICROSECONDS
 from sitq.results import load_value
 from sitq.rows import AttemptRow, Filter
 from sitq.selection import select
@@ -185,10 +185,14 @@ class Framing(Connected):
             Counts by state, ``error_rate`` (a fraction), ``throughput`` (completions a second), and mean, median, p95,
             p99, least and greatest of ``wait_s`` and ``duration_s``.
         """
-        from sitq.notebook.stats import stats_frame
+        from sitq.notebook.stats import stats_frame, stats_of
 
         seconds_back = None if window is None else seconds("window", window, zero=False)
-        return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
+        if by is not None:
+            return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
+        await self._session_number()
+        since = None if seconds_back is None else time.time_ns() // 1000 - int(seconds_back * MICROSECONDS)
+        return stats_of(await self.backend.measures(Filter(lane=self.lane), since), seconds_back)
 
     @reader("df = await queue.series()")
     async def series(self, every: float | str | None = None, window: float | str | None = None) -> pd.DataFrame:

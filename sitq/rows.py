@@ -186,6 +186,16 @@ class TaskRow(NamedTuple):
     asked: int  # 0: the last map of its batch did not ask for it
 
 
+class Measures(NamedTuple):
+    """Many tasks summed up; the numbers that quantiles are made of stand in one text, with commas between them."""
+
+    states: tuple[int, ...]  # how many tasks are in each state
+    first_start: int | None  # µs in UTC, of completed tasks
+    last_finish: int | None
+    waits_us: str  # of tasks that have started
+    durations_ns: str  # of tasks that have ended
+
+
 class AttemptRow(NamedTuple):
     """One attempt of a task."""
 

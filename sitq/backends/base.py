@@ -33,6 +33,7 @@ from sitq.rows import (
     Filter,
     MapEnd,
     MapStart,
+    Measures,
     MetricRow,
     NewBatch,
     NewTasks,
@@ -385,6 +386,10 @@ class Backend(ABC):
         self, tasks: Filter, fields: Sequence[str], after: int = 0, limit: int | None = None
     ) -> dict[str, list[Any]]:
         """Return the same as ``tasks`` by column: a list for each of these fields of TaskRow."""
+
+    @abstractmethod
+    async def measures(self, tasks: Filter, since: int | None = None) -> Measures:
+        """Sum tasks up; of those that have ended only what ended since a time (µs in UTC)."""
 
     @abstractmethod
     async def numbers(self, tasks: Filter) -> list[int]:

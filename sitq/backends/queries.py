@@ -87,6 +87,16 @@ def records(fields: Iterable[str], condition: str, *, of_batch: bool) -> str:
     return (TASKS_OF_BATCH if of_batch else TASKS).format(fields=told, condition=condition)
 
 
+# One row for any number of tasks: to fetch a million of them takes seconds.
+MEASURES = """
+SELECT group_concat(state, ''),
+    min(CASE WHEN state = 2 THEN started_at END),
+    max(CASE WHEN state = 2 AND started_at IS NOT NULL THEN finished_at END),
+    group_concat(max(started_at - max(enqueued_at, coalesce(run_at, 0)), 0)),
+    group_concat(CAST(CASE WHEN state > 1 THEN duration_s * 1e9 END AS INTEGER))
+FROM tasks WHERE {condition}
+"""
+
 RESULTS = """
 SELECT tasks.number, tasks.attempt, tasks.state,
     coalesce(tasks.value, (SELECT sealed FROM payloads WHERE task = tasks.number AND kind = 1)),

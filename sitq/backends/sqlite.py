@@ -46,7 +46,7 @@ from sitq.backends.releasing import Releasing
 from sitq.backends.working import Claiming, Completing
 from sitq.durations import seconds
 from sitq.errors import QueueClosed, TaskNotFound, bad_type, bad_value
-from sitq.models import COMPLETED, Counts, FailureGroup, Waits
+from sitq.models import COMPLETED, FINAL, PENDING, PROCESSING, Counts, FailureGroup, Waits
 from sitq.rows import (
     Aged,
     AttemptRow,
@@ -59,6 +59,7 @@ from sitq.rows import (
     Filter,
     MapEnd,
     MapStart,
+    Measures,
     MetricRow,
     NewBatch,
     NewTasks,
@@ -496,6 +497,17 @@ class SQLiteBackend(Backend):
             return columns.decode(fields, found)
         except ValueError:  # a damaged value; rows have no trouble with any
             return columns.turned(fields, await self._open.read(rows, values))
+
+    async def measures(self, tasks: Filter, since: int | None = None) -> Measures:
+        """Sum tasks up."""
+        condition, values = group.where(tasks)
+        if since is not None:
+            condition, values = f"{condition} AND (finished_at > ? OR finished_at IS NULL)", [*values, since]
+        ((states, first, last, waits, durations),) = await self._open.read(
+            queries.MEASURES.format(condition=condition), values
+        )
+        counts = tuple((states or "").count(str(state)) for state in (PENDING, PROCESSING, *FINAL))
+        return Measures(counts, first, last, waits or "", durations or "")
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""

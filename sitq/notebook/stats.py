@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,15 +10,16 @@ import numpy as np
 import pandas as pd
 
 from sitq.errors import bad_value
-from sitq.models import FINAL, STATES
+from sitq.models import FINAL, MICROSECONDS, STATES
 from sitq.notebook.frames import resolve
-from sitq.notebook.tables import local_zone
+from sitq.notebook.tables import Columns, local_zone, table
+from sitq.rows import Measures
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 MEASURES = ("mean", *QUANTILES, "min", "max")
 
 #: Every column: its dtype and what it says.
-COLUMNS: dict[str, tuple[str, str]] = {
+COLUMNS: Columns = {
     **{str(state): ("int64", f"tasks that are {state}") for state in STATES},
     "total": ("int64", "tasks"),
     "error_rate": ("float64", "failed / (completed + failed), 0..1; NaN before the first of them"),
@@ -79,20 +81,44 @@ def stats_frame(
     codes, names = _groups(frame, by)
     size = len(names)
     status = pd.Categorical(frame["status"], categories=[str(state) for state in STATES]).codes
-    made: dict[str, Any] = {
-        str(state): np.bincount(codes[status == state.code], minlength=size).astype(np.int64) for state in STATES
-    }
-    completed, failed = made["completed"], made["failed"]
-    made["total"] = np.bincount(codes, minlength=size).astype(np.int64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        made["error_rate"] = failed / (completed + failed)
-        made["throughput"] = completed / (_spans(frame, codes, size) if window_s is None else window_s)
+    counts = [np.bincount(codes[status == state.code], minlength=size) for state in STATES]
     final = np.isin(status, FINAL)
+    measured = {}
     for column, counted in (("wait_s", np.ones(len(frame), dtype=bool)), ("duration_s", final)):
         values = frame[column].to_numpy(dtype=float)
         chosen = counted & ~np.isnan(values)
-        made |= {f"{column}_{name}": found for name, found in _measures(values[chosen], codes[chosen], size).items()}
-    return pd.DataFrame({name: made[name] for name in COLUMNS}, index=names)
+        measured[column] = _measures(values[chosen], codes[chosen], size)
+    return _table(counts, measured, _spans(frame, codes, size) if window_s is None else window_s, names)
+
+
+def stats_of(measures: Measures, window_s: float | None = None) -> pd.DataFrame:
+    """Make the same of tasks that a backend has summed up: one row, ``all``."""
+    first, last = measures.first_start, measures.last_finish
+    span = np.array([np.nan if first is None or last is None or last <= first else (last - first) / MICROSECONDS])
+    measured = {}
+    for column, numbers, unit in (("wait_s", measures.waits_us, 1e-6), ("duration_s", measures.durations_ns, 1e-9)):
+        values = np.fromstring(numbers, dtype=np.int64, sep=",") * unit  # from text as fast as numpy reads it
+        measured[column] = _measures(values, np.zeros(len(values), dtype=np.int64), 1)
+    counts = [np.array([count]) for count in measures.states]
+    return _table(counts, measured, span if window_s is None else window_s, pd.Index(["all"]))
+
+
+def _table(
+    counts: Sequence[np.ndarray[Any, Any]],
+    measured: Mapping[str, Mapping[str, np.ndarray[Any, Any]]],
+    seconds: np.ndarray[Any, Any] | float,
+    names: pd.Index[Any],
+) -> pd.DataFrame:
+    """Put the numbers of tasks in each state, and the measures of their times, into one row per group."""
+    made: dict[str, Any] = {str(state): count.astype(np.int64) for state, count in zip(STATES, counts, strict=True)}
+    completed, failed = made["completed"], made["failed"]
+    made["total"] = np.sum(counts, axis=0, dtype=np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        made["error_rate"] = failed / (completed + failed)
+        made["throughput"] = completed / seconds
+    for column, found in measured.items():
+        made |= {f"{column}_{name}": values for name, values in found.items()}
+    return table(COLUMNS, made, names)
 
 
 def _moment(now: datetime | None) -> pd.Timestamp:
@@ -121,17 +147,18 @@ def _groups(frame: pd.DataFrame, by: str | None) -> tuple[np.ndarray[Any, Any], 
 def _spans(frame: pd.DataFrame, codes: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     """Seconds from the first start to the last end of completed tasks; NaN where that is none."""
     done = (frame["status"] == "completed").to_numpy() & frame["started_at"].notna().to_numpy()
-    first, last = np.full(size, np.inf), np.full(size, -np.inf)
+    ends = np.iinfo(np.int64)  # in whole µs, since floats of the time of day are less exact
+    first, last = np.full(size, ends.max), np.full(size, ends.min)
     for column, best, pick in (("started_at", first, np.minimum), ("finished_at", last, np.maximum)):
-        seconds = frame[column].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[us]")
-        pick.at(best, codes[done], seconds[done].astype(np.int64) / 1e6)
-    return np.where(last > first, last - first, np.nan)
+        moments = frame[column].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+        pick.at(best, codes[done], moments[done].astype(np.int64))
+    some = last > first
+    return np.where(some, np.where(some, last, 1) - np.where(some, first, 0), np.nan) / MICROSECONDS
 
 
 def _measures(values: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], size: int) -> dict[str, np.ndarray[Any, Any]]:
     """Measure every group at once: sorted by group and value, a quantile is a place."""
-    order = np.lexsort((values, codes)) if size > 1 else np.argsort(values)
-    sorted_values = values[order]
+    sorted_values = values[np.lexsort((values, codes))] if size > 1 else np.sort(values)
     counts = np.bincount(codes, minlength=size)
     some = counts > 0
     starts = (np.cumsum(counts) - counts)[some]

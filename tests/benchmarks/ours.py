@@ -1,14 +1,16 @@
 """sitq, used as its README says."""
 
 import asyncio
+import contextlib
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sized
 from pathlib import Path
 from typing import Any
 
-from sitq import Batch, SQLiteBackend, TaskQueue, Worker
+from sitq import Batch, SQLiteBackend, TaskQueue, Worker, grid
 from tests.benchmarks.measures import Measures, Stopwatch
 
 SLOTS = 256
@@ -117,6 +119,47 @@ async def late_enqueues(queue: TaskQueue, n: int, function: Callable[[int], int]
     return await late_while(one_each(queue, n, function))
 
 
+def train(C: float, gamma: int, seed: int) -> dict[str, float]:  # noqa: N803  # as users name it
+    return {"accuracy": C / (gamma + 1), "std": seed / 10}
+
+
+async def frames(queue: TaskQueue, n: int, function: Callable[[int], int]) -> Measures:
+    """What a frame of a sweep takes, whole."""
+    await sweep(queue, n)
+    return await repeated(queue.to_frame, n)
+
+
+async def statistics(queue: TaskQueue, n: int, function: Callable[[int], int]) -> Measures:
+    """What statistics of ten times the tasks of a sweep take: its rows are copied, or it would take minutes."""
+    await sweep(queue, n // 10)
+    with contextlib.closing(sqlite3.connect(queue.backend.where)) as connection:
+        names = [row[1] for row in connection.execute("PRAGMA table_info(tasks)")]
+        copied = ", ".join(f"number + {n // 10} * ?1" if name == "number" else name for name in names)
+        for i in range(1, 10):
+            connection.execute(f"INSERT INTO tasks SELECT {copied} FROM tasks WHERE number <= {n // 10}", (i,))
+        connection.commit()
+
+    async def total() -> list[int]:
+        return [0] * int((await queue.stats()).loc["all", "total"])
+
+    return await repeated(total, n)
+
+
+async def sweep(queue: TaskQueue, n: int) -> None:
+    batch = await queue.map(train, grid(C=[0.1, 1.0, 10.0, 100.0], gamma=range(n // 40), seed=range(10)))
+    async with Worker(queue.backend, concurrency=SLOTS):
+        await batch.wait()
+
+
+async def repeated(read: Callable[[], Awaitable[Sized]], n: int) -> Measures:
+    times = []
+    for _ in range(6):
+        watch = Stopwatch()
+        assert len(await read()) == n
+        times.append(watch.seconds())
+    return Measures.of_times(times)
+
+
 WORKLOADS = {
     "W1": one_each,
     "W1b-gather": gathered,
@@ -127,6 +170,8 @@ WORKLOADS = {
     "W3-other": other_process,
     "W7": late_drain,
     "W7-enqueue": late_enqueues,
+    "W10": frames,
+    "W10-stats": statistics,
 }
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import UntrustedPayload
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
-from sitq.rows import Filter, TaskRow
+from sitq.rows import Filter, Measures, TaskRow
 from sitq.sealing import ARGUMENTS, RESULT
 from tests.storage import (
     LOCAL,
@@ -162,6 +163,27 @@ async def test_attempts_of_several_tasks_come_in_order(backend: Backend, worker:
         (three.number, 1, "processing", None),
     ]
     assert await backend.attempts([]) == []
+
+
+async def test_tasks_are_summed_up(backend: Backend, worker: int) -> None:
+    assert await backend.measures(Filter()) == Measures((0, 0, 0, 0, 0), None, None, "", "")
+    before = time.time_ns() // 1000
+    await backend.enqueue(new_tasks(4))
+    await backend.enqueue(new_tasks(2, lane="gpu"))
+    one, two, _ = await backend.claim(worker, 3, LOCAL)
+    started = time.time_ns() // 1000
+    done = completed(one)._replace(started_at=started, duration_s=1.5)
+    await backend.complete(worker, [done, failed(two)._replace(started_at=started + 7, duration_s=2e-9)])
+    found = await backend.measures(Filter(lane="default"))
+    (first,) = await backend.tasks(Filter(numbers=[one.number]))
+    assert found.states == (1, 1, 1, 1, 0)
+    assert (found.first_start, found.last_finish) == (started, first.finished_at)
+    waits = sorted(map(int, found.waits_us.split(",")))
+    assert len(waits) == 3, "of those that have started"
+    assert all(0 <= wait <= started + 7 - before for wait in waits)
+    assert sorted(map(int, found.durations_ns.split(","))) == [2, 1_500_000_000]
+    later = await backend.measures(Filter(lane="default"), since=time.time_ns() // 1000)
+    assert (later.states, later.durations_ns) == ((1, 1, 0, 0, 0), "")
 
 
 async def test_records_name_their_batch_and_lane(backend: Backend) -> None:

@@ -1,5 +1,6 @@
 """Statistics of a frame: counts, error rate, throughput, waits and run times."""
 
+import asyncio
 import json
 from datetime import datetime
 from typing import Any
@@ -8,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import sitq
 from sitq.errors import InvalidArgument
 from sitq.notebook.frames import task_frame
 from sitq.notebook.stats import COLUMNS, stats_frame
 from sitq.rows import TaskRow
+from tests.stage import LONG_S, Stage, fail, hold, quick
 
 T0 = 1_780_000_000_000_000
 SECOND = 1_000_000
@@ -150,3 +153,38 @@ def test_bad_arguments_are_told() -> None:
         stats_frame(tasks(), by="workr")
     with pytest.raises(InvalidArgument, match="window_s must be a number above 0, not 0"):
         stats_frame(tasks(), window_s=0)
+
+
+# ---- of a queue ----
+async def test_the_statistics_of_a_queue_are_those_of_its_frame(queue: sitq.TaskQueue, stage: Stage) -> None:
+    """What the backend sums up is what the frame says, whatever state tasks are in."""
+
+    async def same(**options: Any) -> pd.DataFrame:
+        window_s = options.get("window")
+        frame = await queue.to_frame()
+        made = await queue.stats(**options)
+        pd.testing.assert_frame_equal(made, stats_frame(frame, window_s=window_s), atol=1e-6)
+        return made
+
+    await same()
+    batch = await queue.map(quick, range(20))
+    await queue.enqueue(fail)
+    await queue.cancel(await queue.options(delay="1h").enqueue(quick))
+    await queue.options(delay="1h").enqueue(quick)
+    await queue.options(retry=sitq.RetryPolicy(retries=1, delay=3600)).enqueue(fail)
+    await queue.options(lane="gpu").enqueue(quick)
+    async with sitq.Worker(queue.backend, concurrency=2):
+        await asyncio.wait_for(batch.wait(), LONG_S)
+        await queue.enqueue(hold)
+        await stage.begun()
+        made = await same()
+        await same(window=3600.0)
+        stage.let_go()
+    assert made.loc["all", ["pending", "processing", "completed", "failed", "cancelled"]].tolist() == [2, 1, 20, 1, 1]
+    assert (await queue.stats(window=1e-6)).loc["all", "total"] == 2, "what has not ended is counted as it is now"
+    assert (await queue.stats(by="status"))["total"].to_dict() == {
+        "pending": 2,
+        "completed": 21,
+        "failed": 1,
+        "cancelled": 1,
+    }
