@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sitq.backends.base import Backend as Backend
     from sitq.backends.sqlite import SQLiteBackend as SQLiteBackend
     from sitq.batch import Batch as Batch
+    from sitq.building import once as once
     from sitq.context import current_task as current_task
     from sitq.distributions import loguniform as loguniform
     from sitq.errors import CodeChanged as CodeChanged
@@ -71,6 +72,7 @@ _HOME = {
     "current_task": "context",
     "grid": "grids",
     "labels": "grids",
+    "once": "building",
     "loguniform": "distributions",
     "open": "opening",
     "open_sync": "sync",
@@ -105,6 +107,7 @@ __all__ = [  # found by __getattr__
     "grid",
     "labels",
     "loguniform",
+    "once",
     "open_sync",
     "plots",
     "read",

@@ -293,8 +293,8 @@ def _culprit(function: Any) -> str:
             cloudpickle.dumps(value)
         except Exception:
             return (
-                f". It uses {name!r} ({type(value).__name__}), which cannot be pickled: make it inside the function,"
-                " or pass what it is made from"
+                f". It uses {name!r} ({type(value).__name__}), which cannot be pickled: build it in a function under"
+                " @sitq.once and call that where you use it, or pass what it is made from"
             )
     return ""
 

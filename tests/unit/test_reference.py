@@ -125,7 +125,7 @@ def test_every_argument_of_a_map_is_documented() -> None:
 
 def test_functions_and_classes_are_documented_with_their_signatures() -> None:
     text = (DOCS / "reference" / "api.md").read_text()
-    for function in (sitq.open, sitq.open_sync, sitq.read, sitq.grid, sitq.labels, sitq.loguniform):
+    for function in (sitq.open, sitq.open_sync, sitq.read, sitq.grid, sitq.labels, sitq.loguniform, sitq.once):
         assert f"`{function.__name__}{signature(function, method=False)}`" in text
     kinds = (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.Retry, sitq.RetryPolicy, sitq.SQLiteBackend)
     for kind in (*kinds, sitq.ProcessExecutor):
