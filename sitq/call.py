@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sitq.capture import watch
 from sitq.context import OUTSIDE, Attempt, running
 from sitq.errors import (
     DeserializationError,
@@ -222,6 +223,12 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
     )
 
 
+def begin(call: Call) -> None:
+    """Let what runs in this context from now on be the call: it knows itself, and its output is its own."""
+    running.set(call.attempt)
+    watch()
+
+
 def run(loader: Loader, call: Call, finish: Callable[[Coroutine[Any, Any, Any]], Any] | None = None) -> Outcome:
     """Run a call in this thread, in a context of its own. Catches everything: what a task raises is its own failure.
 
@@ -230,7 +237,7 @@ def run(loader: Loader, call: Call, finish: Callable[[Coroutine[Any, Any, Any]],
     finish : callable, optional
         Runs the coroutine of a coroutine function to its end; default ``asyncio.run``.
     """
-    running.set(call.attempt)
+    begin(call)
     started_at, clock = time.time_ns() // 1000, time.perf_counter()
     try:
         function, args, kwargs = loader.open(call)

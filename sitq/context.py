@@ -2,8 +2,8 @@
 
 The seam between a worker, an executor and a task is :class:`Attempt`. A call carries one (``call.attempt``).
 
-* Whoever runs a call sets it: ``running.set(call.attempt)``, in the context of that call alone;
-  :func:`sitq.call.run` does so.
+* Whoever runs a call begins with :func:`sitq.call.begin`, in the context of that call alone; :func:`sitq.call.run` does
+  so. From then on ``current_task()`` knows the attempt, and what is printed and displayed in this context is told.
 * Whatever the task tells goes to ``attempt.tell(report)``, from any thread; it never waits and never raises. A report
   is plain data (:class:`sitq.reports.Report`) and pickles.
 * An executor in other processes sends ``call.attempt.facts()`` along, which is plain too. The child makes

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from sitq.errors import TaskCancelled, TaskFailed
+from sitq.reports import DISPLAY
 from sitq.rows import EndedRow, TaskRow
 
 MICROSECONDS = 1_000_000
@@ -276,6 +277,7 @@ class Result:
     params: dict[str, Any]
     notes: dict[str, Any]  # what it told with ``current_task().note(…)``; its text is "note"
     _load: Callable[[], Any] = field(repr=False, compare=False)
+    _read_output: Callable[[], list[tuple[str, str]]] = field(repr=False, compare=False)
 
     @cached_property
     def value(self) -> Any:
@@ -289,6 +291,33 @@ class Result:
             The stored bytes cannot become an object in this process.
         """
         return self._load() if self.status is Status.COMPLETED else None
+
+    @cached_property
+    def _output(self) -> list[tuple[str, str]]:
+        return self._read_output()
+
+    @property
+    def output(self) -> str:
+        """What the last attempt printed, logged and warned: the last 64,000 characters of it; "" for nothing.
+
+        Raises
+        ------
+        UntrustedPayload
+            It was not signed with one of our keys.
+        """
+        return "".join(text for stream, text in self._output if stream != DISPLAY)
+
+    def show(self) -> None:
+        """Print and display here what the last attempt printed and displayed, figures too.
+
+        Raises
+        ------
+        UntrustedPayload
+            It was not signed with one of our keys: what is displayed may be a script.
+        """
+        from sitq.notebook.outputs import show
+
+        show(self._output)
 
     def is_success(self) -> bool:
         """Whether the task completed."""

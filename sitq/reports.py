@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 MAX_TEXT = 64_000  # characters of a task's output that are kept: the last ones
 MAX_DISPLAYS = 1_000_000  # characters of the figures and tables that it displayed
 DISPLAY = "display"  # the stream of what is displayed: each piece is a MIME bundle as JSON
+CLEAR = "clear"  # … and of what clears all that was written and displayed before
 
 
 class Progress(NamedTuple):
@@ -45,7 +46,7 @@ class Report(NamedTuple):
     progress: Progress | None = None  # the newest
     metrics: Sequence[Metric] = ()
     notes: dict[str, Any] | None = None  # plain values
-    output: Sequence[tuple[str, str]] = ()  # stream ("stdout", "stderr" or DISPLAY) and text
+    output: Sequence[tuple[str, str]] = ()  # stream ("stdout", "stderr", DISPLAY or CLEAR) and text
     checkpoint: Checkpoint | None = None  # the newest
 
 
@@ -71,6 +72,9 @@ class Output:
 
     def add(self, stream: str, text: str) -> None:
         """Add a piece; what is too much goes at the front."""
+        if stream == CLEAR:
+            self._pieces.clear()
+            self._size = {DISPLAY: 0, "text": 0}
         kind, most = (DISPLAY, MAX_DISPLAYS) if stream == DISPLAY else ("text", MAX_TEXT)
         if kind == "text":
             text = text[-most:]

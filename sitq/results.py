@@ -9,7 +9,7 @@ from sitq.backends.base import Backend
 from sitq.errors import DeserializationError, SitqError, UntrustedPayload
 from sitq.models import COMPLETED, STATES, Result, to_datetime
 from sitq.rows import ResultRow
-from sitq.sealing import RESULT, Sealer
+from sitq.sealing import OUTPUT, RESULT, Sealer
 from sitq.serialization import Serializer, reason
 
 UNREADABLE = (DeserializationError, UntrustedPayload)  # what reading a value may raise
@@ -44,8 +44,25 @@ def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
         raise DeserializationError(_told(row, backend, reason(error))) from error
 
 
-def _told(row: ResultRow, backend: Backend, why: str) -> str:
-    return f"the result of task {backend.ids.text(row.number)} cannot be read: {why}"
+def _told(row: ResultRow, backend: Backend, why: str, what: str = "result") -> str:
+    return f"the {what} of task {backend.ids.text(row.number)} cannot be read: {why}"
+
+
+def load_output(row: ResultRow, backend: Backend) -> list[tuple[str, str]]:
+    """Check and decode what the last attempt wrote and displayed: streams and texts, in order.
+
+    Raises
+    ------
+    UntrustedPayload
+        The stored bytes are not ours.
+    """
+    if row.output is None:
+        return []
+    try:
+        _, payload = backend.sealer.open(OUTPUT, row.number, row.attempts.to_bytes(4, "little"), row.output)
+    except UntrustedPayload as error:
+        raise UntrustedPayload(_told(row, backend, str(error), "output")) from error
+    return [(stream, text) for stream, text in json.loads(payload)]
 
 
 def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Result:
@@ -66,4 +83,5 @@ def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Resul
         params=json.loads(row.params) if row.params else {},
         notes=json.loads(row.notes) if row.notes else {},
         _load=lambda: load_value(row, backend, serializer),
+        _read_output=lambda: load_output(row, backend),
     )

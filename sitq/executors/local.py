@@ -16,8 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sitq.call import Call, Loader, Outcome, failed, run, succeeded
-from sitq.context import running
+from sitq.call import Call, Loader, Outcome, begin, failed, run, succeeded
 from sitq.errors import InvalidArgument
 from sitq.executors.base import Deliver, running_in
 from sitq.loops import call_in_loop
@@ -108,7 +107,7 @@ class LocalExecutor:
         self._tasks[key] = self._loop.create_task(self._await(key, call), context=self._context.copy())
 
     async def _await(self, key: int, call: Call) -> None:
-        running.set(call.attempt)
+        begin(call)
         started_at, clock = time.time_ns() // 1000, time.perf_counter()
         try:
             if key in self._dropped:

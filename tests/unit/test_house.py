@@ -42,7 +42,8 @@ STANDS_ON = {
     "packing": ("serialization", "rows"),
     "tracebacks": (),
     "context": ("reports", "params", "checks"),
-    "call": ("packing", "context", "tracebacks"),
+    "capture": ("context", "loops"),
+    "call": ("capture", "packing", "context", "tracebacks"),
     "completing": ("call",),
     "rules": ("failures", "errors"),
     "saying": (),
@@ -149,6 +150,7 @@ STANDS_ON = {
     "notebook.html": ("notebook.pieces", "errors"),
     "notebook.cards": ("notebook.html",),
     "notebook.frontend": ("errors",),
+    "notebook.outputs": ("reports",),
     "notebook.showing": ("notebook.frontend", "loops"),
     # What a shell loads by `%load_ext sitq`; it alone knows queues.
     "notebook.magics": ("glance", "sync", "notebook.cards"),

@@ -1,0 +1,84 @@
+"""What tasks print and display in real kernels: theirs alone, shown again in any later cell or kernel."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.kernels import PYTHONS, kernel
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+OPEN = """
+import asyncio, logging, sys, threading, warnings
+import sitq
+logging.basicConfig(format="%(message)s")
+queue = await sitq.open("kernel.db", concurrency=4)
+go = threading.Event()
+sitq.going = go  # where tasks reach it
+"""
+WORK = """
+def speak():
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    print("out")
+    print("err", file=sys.stderr)
+    logging.getLogger("mine").warning("logged")
+    warnings.warn("warned")
+    figure, axes = plt.subplots(figsize=(1, 1))
+    axes.plot([1, 2])
+    display(figure)
+    plt.close(figure)
+    assert sitq.going.wait(20)
+    print("end")
+
+async def speak_in_loop():
+    while not sitq.going.is_set():
+        print("tick")
+        await asyncio.sleep(0.01)
+    print("end in loop")
+"""
+RUN = """
+one, two = await queue.enqueue(speak), await queue.enqueue(speak_in_loop)
+while (await queue.counts()).processing < 2:
+    await asyncio.sleep(0.01)
+for n in range(5):
+    print("cell", n)
+    await asyncio.sleep(0.05)
+"""
+
+
+@pytest.fixture(params=PYTHONS)
+def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
+    path: Path = PYTHONS[request.param]
+    if not path.exists():
+        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
+    return path
+
+
+async def test_output_is_the_tasks_own_and_shown_in_later_cells_and_kernels(python: Path, tmp_path: Path) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        await one.run(WORK)
+        cell = await one.run(RUN)
+        assert (cell.text, cell.shown) == ("".join(f"cell {n}\n" for n in range(5)), [])
+        ended = await one.run("go.set()\nfirst, second = await queue.get_result(one), await queue.get_result(two)")
+        assert (ended.text, ended.shown) == ("", [])
+        assert (await one.run("print('still mine')")).text == "still mine\n"
+        looped = (await one.run("print(second.output)")).text
+        assert set(looped.split()) == {"tick", "end", "in", "loop"}
+        shown = await one.run("first.show()")
+        out = await one.run("print(one, end='')")
+        task_id = out.text
+        await one.run("await queue.close()")
+    async with kernel(python, tmp_path) as other:
+        await other.run("import sitq\nqueue = await sitq.open('kernel.db')")
+        again = await other.run(f"(await queue.get_result({task_id!r})).show()")
+        await other.run("await queue.close()")
+    for seen in (shown, again):
+        lines = seen.text.splitlines()
+        assert {"out", "err", "logged", "end"} <= set(lines), lines
+        assert any(line.endswith("UserWarning: warned") for line in lines)
+        (figure,) = seen.shown
+        assert figure["image/png"].startswith("iVBOR")
