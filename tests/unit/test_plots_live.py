@@ -157,6 +157,7 @@ async def test_a_queue_that_is_closed_leaves_the_last_picture_of_its_plots(
     assert screen.texts() == ["durations: none of 4 tasks has finished, so there is nothing to draw"]
     assert screen.messages == 2
     await asyncio.sleep(0)
+    assert live._lives == {}
 
 
 async def test_the_same_plot_elsewhere_mirrors_the_first(screen: Screen) -> None:
