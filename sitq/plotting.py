@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq.awaiting import reader
-from sitq.errors import InvalidArgument, bad_type
+from sitq.errors import InvalidArgument, TaskNotFound, bad_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,16 +99,17 @@ class Plots:
 
     async def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
         if not self._is_live(live, ax):
-            return _draw(name, await self._frame(name), live, ax=ax, **settings)
+            return _draw(name, await self._read(name), live, ax=ax, **settings)
         from sitq import plots
         from sitq.plots.canvas import picture
         from sitq.plots.live import show
 
         async def drawn() -> tuple[bytes | None, str]:
-            return picture(partial(getattr(plots, name), await self._frame(name), **settings))
+            return picture(partial(getattr(plots, name), **await self._read(name), **settings))
 
         number = None if self._batch is None else self._batch.batch_number
-        self._queue.shown.add(await show((id(self._queue), f"{number} {name} {settings}"), self._counts, drawn))
+        key = id(self._queue), f"{number} {name} {settings}"
+        self._queue.shown.add(await show(key, self._counts, drawn, inside=name == "metrics"))
         return None
 
     @staticmethod
@@ -139,11 +141,16 @@ class Plots:
     async def _counts(self) -> Counts:
         return await (self._queue.counts() if self._batch is None else self._batch._counts())
 
-    async def _frame(self, name: str) -> pd.DataFrame:
-        """Read the frame that a plot draws."""
-        read = self._queue.metrics if name == "metrics" else self._queue.to_frame
-        frame: pd.DataFrame = await read(self._batch)
-        return frame
+    async def _read(self, name: str) -> dict[str, pd.DataFrame]:
+        """Read the frames that a plot draws."""
+        if name == "metrics":
+            return {"df": await self._queue.metrics(self._batch)}
+        frame: pd.DataFrame = await self._queue.to_frame(self._batch)
+        again = frame["attempts"] > 1
+        if name == "timeline" and again.any():
+            with contextlib.suppress(TaskNotFound):  # purged meanwhile
+                return {"df": frame, "attempts": await self._queue.attempts(again)}
+        return {"df": frame}
 
 
 class SyncPlots:
@@ -211,16 +218,16 @@ class SyncPlots:
     def _draw(self, name: str, live: bool, *, ax: Any, **settings: Any) -> Any:
         if self._plots._is_live(live, ax):
             return self._queue._call(self._plots._draw(name, live, ax=ax, **settings))
-        return _draw(name, self._queue._call(self._plots._frame(name)), live, ax=ax, **settings)
+        return _draw(name, self._queue._call(self._plots._read(name)), live, ax=ax, **settings)
 
 
-def _draw(name: str, frame: pd.DataFrame, live: bool, **settings: Any) -> Any:
+def _draw(name: str, given: dict[str, pd.DataFrame], live: bool, **settings: Any) -> Any:
     """Draw once. What was to be drawn live is not drawn while there is nothing to draw."""
     from sitq import plots
     from sitq.plots.canvas import NothingToDraw
 
     try:
-        return getattr(plots, name)(frame, **settings)
+        return getattr(plots, name)(**given, **settings)
     except NothingToDraw:
         if not live:
             raise

@@ -106,6 +106,14 @@ def short(column: object, most: int = 40) -> str:
     return plain(bare(str(column)), most)
 
 
+def varies(column: pd.Series[Any]) -> bool:
+    """Whether a column takes several values."""
+    try:
+        return bool(column.nunique() > 1)
+    except TypeError:  # lists
+        return bool(column.map(repr, na_action="ignore").nunique() > 1)
+
+
 def thinned(count: int, most: int) -> np.ndarray[Any, Any]:
     """Choose places at random, always the same ones and in order; all where they are few enough."""
     if count <= most:

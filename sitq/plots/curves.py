@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import NullFormatter
 
-from sitq.errors import InvalidArgument, bad_value, nearest, shown
+from sitq.errors import bad_value
 from sitq.notebook.frames import resolve
 from sitq.notebook.words import amount
-from sitq.plots.axes import logarithmic, plain, short_numbers
+from sitq.plots.axes import Axis, logarithmic, plain, short_numbers
 from sitq.plots.canvas import (
     GROUP_COLOURS,
     GROUP_MARKERS,
@@ -33,11 +34,13 @@ from sitq.plots.canvas import (
     short,
     thinned,
     valued,
+    varies,
 )
 from sitq.plots.scales import ShortNumbers
 
 LINES = 150  # of a picture; of more tasks as many are drawn, at random
 STEPS = 200  # of the median of many lines
+MOST_NAMED = 3  # parameters that tell lines apart; more are too long
 TOLD = 7  # lines that are told apart, each with a colour, a style and a marker of its own
 
 
@@ -125,9 +128,8 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     Parameters
     ----------
     df : pandas.DataFrame
-        What ``metrics()`` gives: the columns (or the index) ``task_id`` and ``step``, and either one for each metric,
-        NaN where it was not logged, or ``name`` and ``value``. With a column ``attempt``, a later attempt counts from
-        its first step on. A step that was logged twice counts as it was logged last.
+        As ``metrics()`` gives it: the columns (or the index) ``task_id`` and ``step``, and one for each metric, NaN
+        where it was not logged. A step that stands there twice counts as it was logged last.
     y : str
         The metric: ``"loss"``.
     x : str, default "step"
@@ -138,8 +140,9 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     Returns
     -------
     matplotlib.axes.Axes
-        Up to seven tasks are told apart. Of more all lines look alike, and a thick one is their median; of more than
-        150 as many are drawn. Values over several powers of ten get a logarithmic axis.
+        Up to seven tasks are told apart, by their parameters where the frame has them. Of more all lines look alike,
+        and a thick one is their median; of more than 150 as many are drawn. Values over several powers
+        of ten get a logarithmic axis.
 
     Raises
     ------
@@ -159,13 +162,10 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     checked(df, ax, "task_id")
     if df.empty:
         raise NothingToDraw("metrics: no task has logged anything, so there is nothing to draw")
-    if y not in df.columns and {"name", "value"} <= set(df.columns):
-        df = _of_metric(df, y)
     up, across = resolve(df, y, "y"), resolve(df, x, "x")
     frame = pd.DataFrame(
         {
             "task": df["task_id"].to_numpy(),
-            "attempt": df["attempt"].to_numpy() if "attempt" in df.columns else 1,
             "x": numbers(df, across, "x").to_numpy(),
             "y": numbers(df, up, "y").to_numpy(),
         }
@@ -173,7 +173,6 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     frame = frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"]) & frame["task"].notna()]
     if frame.empty:
         raise NothingToDraw(f"metrics: no task has logged a {short(up)}, so there is nothing to draw")
-    frame = _without_overtaken(frame)
     codes, names = pd.factorize(frame["task"])
     order = np.lexsort((frame["x"], codes))  # stable: what was logged last stands last
     codes, xs, ys = codes[order], frame["x"].to_numpy()[order], frame["y"].to_numpy()[order]
@@ -183,12 +182,11 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
         ax = new_axes(7.5, 4.2)
     starts = np.searchsorted(codes, np.arange(len(names) + 1))
     if len(names) <= TOLD:
-        for number, name in enumerate(names):
+        for number, name in enumerate(_names(df, names)):
             mine = slice(starts[number], starts[number + 1])
             look: dict[str, Any] = {"color": GROUP_COLOURS[number], "linestyle": GROUP_STYLES[number]}
             marks = max(1, (mine.stop - mine.start) // 8)
             ax.plot(xs[mine], ys[mine], **look, marker=GROUP_MARKERS[number], markersize=4, markevery=marks, label=name)
-            ax.lines[-1].set_label(plain(name, 24))
     else:
         _draw_many(ax, xs, ys, starts)
     if logarithmic(ys) and ys.max() / ys.min() > 100:
@@ -204,27 +202,22 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     return ax
 
 
-def _of_metric(df: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Choose the rows of a metric, and name the column of its values after it.
-
-    Raises
-    ------
-    InvalidArgument
-        No task has logged it; names the nearest one and the known ones.
-    """
-    chosen = df[df["name"] == name]
-    if chosen.empty:
-        known = sorted(df["name"].dropna().astype(str).unique())
-        listed = ", ".join(known[:30])
-        raise InvalidArgument(f"y: no metric {shown(name)}{nearest(str(name), known)} (known: {listed})")
-    return chosen.drop(columns="name").rename(columns={"value": name})
+def _names(df: pd.DataFrame, ids: Sequence[Any]) -> list[str]:
+    """Name tasks by the parameters that tell them apart, or by their ids where these do not."""
+    firsts = df.drop_duplicates("task_id").set_index("task_id").loc[list(ids)]
+    params = [name for name in firsts.columns if str(name).startswith("param.") and varies(firsts[name])]
+    told = [Axis.of(firsts[name]) for name in params]
+    if 1 <= len(params) <= MOST_NAMED and all((axis.codes >= 0).all() for axis in told):
+        parts = zip(*(_with_values(name, axis) for name, axis in zip(params, told, strict=True)), strict=True)
+        names = [", ".join(part) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [plain(task_id, 24) for task_id in ids]
 
 
-def _without_overtaken(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out what earlier attempts logged from the step on at which a later one began."""
-    begun = frame.groupby(["task", "attempt"])["x"].min()[::-1]  # the last attempt of each task first
-    overtaken = begun.groupby(level="task").cummin().groupby(level="task").shift().rename("overtaken")
-    return frame[~(frame["x"] >= frame.join(overtaken, on=["task", "attempt"])["overtaken"])]
+def _with_values(name: str, axis: Axis) -> list[str]:
+    """Return for each row the name of a parameter and its value."""
+    return [f"{short(name, 16)} {axis.labels[code]}" for code in axis.codes]
 
 
 def _draw_many(ax: Axes, xs: np.ndarray[Any, Any], ys: np.ndarray[Any, Any], starts: np.ndarray[Any, Any]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sitq.errors import InvalidArgument, bad_type
 from sitq.notebook.frames import COLUMNS, resolve
 from sitq.notebook.words import amount
-from sitq.plots.canvas import POINTS, accent, checked, finish, ink, new_figure, short, thinned, valued
+from sitq.plots.canvas import POINTS, accent, checked, finish, ink, new_figure, short, thinned, valued, varies
 from sitq.plots.scales import Scale, ShortNumbers
 
 PANELS = 12  # parameters of one picture, unless more are named
@@ -123,18 +123,11 @@ def chosen_params(used: pd.DataFrame, value: str, named: list[str] | None, plot:
         fixed = [name for name in used.columns if name not in COLUMNS and name != value]
         listed = f": one or more of {', '.join(map(str, fixed[:30]))}" if fixed else ""
         raise InvalidArgument(f"{plot}: no column of the frame begins with 'param.'; name params{listed}")
-    found = [name for name in known if _varies(used[name])]
+    found = [name for name in known if varies(used[name])]
     if not found:
         raise InvalidArgument(f"{plot}: no parameter of {amount(len(used), 'task')} takes two values; name params")
     more = len(found) - PANELS
     return found[:PANELS], f" ({PANELS} of {len(found)} parameters)" if more > 0 else ""
-
-
-def _varies(column: pd.Series[Any]) -> bool:
-    try:
-        return bool(column.nunique() > 1)
-    except TypeError:  # lists
-        return bool(column.map(repr, na_action="ignore").nunique() > 1)
 
 
 def _given(ax: Any) -> list[Axes] | None:

@@ -40,11 +40,16 @@ class Live:
         Gives an awaitable of the counts: a plot is drawn again when they have changed, and ends when nothing is left.
     draw : callable
         Gives an awaitable of a picture: a PNG, or None while there is nothing to draw, and what it shows in words.
+    inside : bool
+        Whether it shows what tasks tell while they run, so that it changes as long as one does.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]]):
+    def __init__(
+        self, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]], inside: bool = False
+    ):
         self._look = look
         self._draw = draw
+        self._inside = inside
         self._drawn: Counts | None = None  # what the picture shows
         self._picture: Picture = (None, "…")
         self._displays: list[str] = []
@@ -67,7 +72,7 @@ class Live:
             The plot was asked for something that the tasks do not have.
         """
         counts = await self._look()
-        if counts == self._drawn:
+        if counts == self._drawn and not (self._inside and counts.processing):
             return
         try:
             self._picture = await self._draw()
@@ -111,7 +116,7 @@ class Live:
                 pass
             self._wake.clear()
             asked, self._asked = self._asked, []
-            began, before = time.monotonic(), self._drawn
+            began, before = time.monotonic(), self._picture
             try:
                 await self.redraw()
                 failed = 0
@@ -122,7 +127,7 @@ class Live:
             except Exception:  # a locked database lets go again
                 failed += 1
             took = time.monotonic() - began
-            if self._drawn != before:
+            if self._picture != before:
                 for display_id in self._displays:
                     self._publish(display_id, update=True)
             for shown in asked:
@@ -137,14 +142,16 @@ class Live:
         publish(bundle, display_id, update=update, metadata={"image/png": {"alt": words}} if png is not None else {})
 
 
-async def show(key: Key, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]]) -> Live:
+async def show(
+    key: Key, look: Callable[[], Awaitable[Counts]], draw: Callable[[], Awaitable[Picture]], inside: bool = False
+) -> Live:
     """Show a plot in the running cell, and draw it again while tasks are left.
 
     The same plot in another cell, or in the same one run again, is a second display of the first.
     """
     live = _lives.get(key)
     if live is None:
-        live = Live(look, draw)
+        live = Live(look, draw, inside)
         await live.redraw()
         if not live.ended and key not in _lives:
             _lives[key] = live

@@ -14,8 +14,8 @@ from sitq.errors import InvalidArgument, InvalidType, QueueClosed
 from sitq.models import Counts
 from sitq.notebook import frontend
 from sitq.plots import live
-from tests.plotted import DRAW
-from tests.stage import LONG_S, quick
+from tests.plotted import DRAW, legend
+from tests.stage import LONG_S, fail, quick
 
 pytestmark = pytest.mark.usefixtures("clean_pyplot")
 
@@ -151,11 +151,10 @@ async def test_a_queue_that_is_closed_leaves_the_last_picture_of_its_plots(
     monkeypatch.setattr(live, "PERIOD_S", LONG_S)
     queue = sitq.TaskQueue(":memory:")
     async with queue:
-        batch = await queue.map(quick, range(4))
+        await queue.map(quick, range(4))
         await queue.plot.durations(live=True)
-        await queue.cancel(batch[:3])
-    assert screen.texts() == ["durations: none of 4 tasks has finished, so there is nothing to draw"]
-    assert screen.messages == 2
+        await queue.enqueue(quick)
+    assert screen.texts() == ["durations: none of 5 tasks has finished, so there is nothing to draw"]
     await asyncio.sleep(0)
     assert live._lives == {}
 
@@ -168,6 +167,23 @@ async def test_the_same_plot_elsewhere_mirrors_the_first(screen: Screen) -> None
     tasks.done = 3
     await live.catch_up("tasks")
     assert screen.texts() == ["3 done", "3 done"]
+
+
+async def test_what_tasks_tell_while_they_run_is_drawn_though_none_has_ended(screen: Screen) -> None:
+    tasks = Tasks()
+
+    async def look() -> Counts:
+        return Counts(processing=tasks.total - tasks.done, completed=tasks.done)
+
+    async def draw() -> tuple[bytes | None, str]:
+        tasks.pictures += 1
+        return None, f"picture {tasks.pictures}"
+
+    await live.show(("tasks", "plot"), look, draw, inside=True)
+    await screen.next()
+    assert screen.texts() == ["picture 2"]
+    tasks.done = 3
+    await live.catch_up("tasks")
 
 
 async def test_before_there_is_anything_to_draw_the_words_say_so(screen: Screen) -> None:
@@ -211,7 +227,7 @@ def test_each_plot_of_a_frame_has_a_short_form() -> None:
     def verbs(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
-    assert verbs(Plots) == verbs(SyncPlots) == set(DRAW) - {"metrics"}
+    assert verbs(Plots) == verbs(SyncPlots) == set(DRAW)
 
 
 async def test_short_forms_draw_a_batch_or_a_lane(queue: sitq.TaskQueue) -> None:
@@ -237,6 +253,27 @@ async def test_a_live_plot_of_a_batch_follows_it_to_its_end(queue: sitq.TaskQueu
         await batch.wait()
     assert screen.texts() == ["Greatest result 3, task 4 of 4; x: tasks, in the order of finishing; y: result"]
     assert plt.get_fignums() == [], "it is drawn apart from the cells' own figures"
+
+
+async def test_the_timeline_of_a_batch_shows_every_attempt(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        batch = await queue.options(retry=1).map(fail, [1, 2])
+        await batch.wait()
+    ax = await batch.plot.timeline()
+    assert ax.get_title() == "Timeline of 2 tasks"
+    assert "failed (4)" in legend(ax)
+
+
+async def test_metrics_of_a_batch_are_drawn_with_its_parameters(queue: sitq.TaskQueue) -> None:
+    def train(lr: float) -> None:
+        for step in range(3):
+            sitq.current_task().log(loss=lr / (step + 1))
+
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(train, [0.1, 0.2])
+        await batch.wait()
+    ax = await batch.plot.metrics("loss")
+    assert (legend(ax), ax.get_ylabel()) == (["lr 0.1", "lr 0.2"], "loss")
 
 
 async def test_live_and_ax_exclude_each_other(queue: sitq.TaskQueue, screen: Screen) -> None:

@@ -242,26 +242,11 @@ def test_a_step_that_was_logged_twice_counts_as_logged_last() -> None:
     assert np.asarray(line.get_xydata()).tolist() == [[1.0, 0.5], [2.0, 0.25]]
 
 
-def test_a_later_attempt_counts_from_its_first_step_on() -> None:
-    rows = [("a", 1, step, 9.0) for step in (1, 2, 3, 4)] + [("a", 2, step, 0.5) for step in (3, 5)]
-    rows += [("b", 1, 1, 7.0), ("b", 2, 2, 7.5), ("b", 3, 1, 8.0)]
-    frame = pd.DataFrame(rows, columns=["task_id", "attempt", "step", "loss"])
-    a, b = metrics(frame.sample(frac=1, random_state=0), "loss").lines
-    if a.get_label() == "b":
-        a, b = b, a
-    assert np.asarray(a.get_xydata()).tolist() == [[1, 9.0], [2, 9.0], [3, 0.5], [5, 0.5]]
-    assert np.asarray(b.get_xydata()).tolist() == [[1, 8.0]]
-
-
-def test_metrics_may_be_rows_of_name_and_value() -> None:
-    wide = logged(2).assign(accuracy=0.5)
-    long = wide.melt(["task_id", "step"], var_name="name")
-    drawn = [metrics(frame, "loss") for frame in (wide, long)]
-    of_wide, of_long = ([np.asarray(line.get_xydata()).tolist() for line in ax.lines] for ax in drawn)
-    assert of_wide == of_long
-    assert drawn[1].get_ylabel() == "loss"
-    with pytest.raises(InvalidArgument, match=r"y: no metric 'los'; did you mean 'loss'\? \(known: accuracy, loss\)"):
-        metrics(long, "los")
+def test_lines_are_named_by_the_parameters_that_tell_them_apart() -> None:
+    frame = logged(4).assign(**{"param.lr": np.repeat([0.1, 0.1, 1.0, 1.0], 20), "param.seed": 7})
+    assert legend(metrics(frame, "loss")) == ["t0", "t1", "t2", "t3"], "a rate alone does not tell them apart"
+    frame["param.opt"] = np.tile(np.repeat(["sgd", "adam"], 20), 2)
+    assert legend(metrics(frame, "loss")) == ["lr 0.1, opt sgd", "lr 0.1, opt adam", "lr 1, opt sgd", "lr 1, opt adam"]
 
 
 def test_of_many_tasks_the_median_is_a_line() -> None:

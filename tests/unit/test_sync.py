@@ -357,7 +357,7 @@ def test_a_forked_child_is_told_at_once(queue: SyncTaskQueue) -> None:
 
 def test_plots_are_drawn_in_the_calling_thread(queue: SyncTaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[int, int]] = []
-    monkeypatch.setattr("sitq.plots.durations", lambda frame, **_: drawn.append((threading.get_ident(), len(frame))))
+    monkeypatch.setattr("sitq.plots.durations", lambda df, **_: drawn.append((threading.get_ident(), len(df))))
     batch = queue.map(quick, range(3))
     assert batch.wait(LONG_S)
     batch.plot.durations()
