@@ -55,6 +55,7 @@ def jobs(scale: int) -> Iterator[Key]:
     yield from of("W3-other", "NORMAL", 20, "sitq")
     yield from of("W7", "NORMAL", 20_000, "sitq")
     yield from of("W7-enqueue", "NORMAL", 5000, "sitq")
+    yield from of("W9", "NORMAL", 64, "forks", "sitq")
     yield from of("W10", "NORMAL", 100_000, "sitq")
     yield from of("W10-stats", "NORMAL", 1_000_000, "sitq")
 
@@ -97,6 +98,7 @@ def goals(ran: Sequence[Key]) -> Iterator[Goal]:
     yield from short("W3", "NORMAL", "p99, ms", 0.8, "p99_us")
     yield from short("W3-coroutine", "NORMAL", "p99, ms", 0.8, "p99_us")
     yield from short("W3-other", "NORMAL", "a worker in another process, ms", 25.0, "each_us")
+    yield from fast("W9", "NORMAL", "speed of two forked loops", ("forks",), 0.95)
     yield from short("W7", "NORMAL", "a 5 ms ticker while W2 runs is late by, p99, ms", 2.0, "p99_us")
     yield from short("W7", "NORMAL", "… at most, ms", 5.0, "worst_us")
     yield from short("W7-enqueue", "NORMAL", "… while a loop enqueues, p99, ms", 5.0, "p99_us")

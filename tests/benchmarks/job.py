@@ -8,7 +8,14 @@ from pathlib import Path
 
 from tests.benchmarks import ours, peers, raw
 
-JOBS = {"sitq": ours.job, "raw": raw.job, "huey": peers.huey, "litequeue": peers.litequeue, "pool": peers.pool}
+JOBS = {
+    "sitq": ours.job,
+    "raw": raw.job,
+    "huey": peers.huey,
+    "litequeue": peers.litequeue,
+    "pool": peers.pool,
+    "forks": peers.forks,
+}
 
 
 def no_op(x: int) -> int:

@@ -15,6 +15,13 @@ class Stopwatch:
         return time.perf_counter() - self._since
 
 
+def compute(x: int) -> int:
+    """Keep a core busy for about 50 ms."""
+    for _ in range(1_500_000):
+        pass
+    return x
+
+
 @dataclass
 class Measures:
     each_us: float  # per task; with single times their median

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sitq import Batch, SQLiteBackend, TaskQueue, Worker, grid
-from tests.benchmarks.measures import Measures, Stopwatch
+from tests.benchmarks.measures import Measures, Stopwatch, compute
 
 SLOTS = 256
 TICK_S = 0.005
@@ -160,6 +160,17 @@ async def repeated(read: Callable[[], Awaitable[Sized]], n: int) -> Measures:
     return Measures.of_times(times)
 
 
+async def computed(queue: TaskQueue, n: int, function: Callable[[int], int]) -> Measures:
+    """Pure Python computing in two runner processes that are there."""
+    async with Worker(queue.backend, concurrency=2, executor="process"):
+        await (await queue.map(compute, range(2))).values()
+        watch = Stopwatch()
+        values = await (await queue.map(compute, range(n))).values()
+        seconds = watch.seconds()
+    assert values == list(range(n))
+    return Measures.of(seconds, n)
+
+
 WORKLOADS = {
     "W1": one_each,
     "W1b-gather": gathered,
@@ -170,6 +181,7 @@ WORKLOADS = {
     "W3-other": other_process,
     "W7": late_drain,
     "W7-enqueue": late_enqueues,
+    "W9": computed,
     "W10": frames,
     "W10-stats": statistics,
 }

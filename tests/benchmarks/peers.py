@@ -1,13 +1,14 @@
 """huey and litequeue, used as their documentation says, with the settings that are fastest here."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.benchmarks.measures import Measures, Stopwatch
+from tests.benchmarks.measures import Measures, Stopwatch, compute
 
 POLL_S = 0.0002  # both poll; often enough that the poll is not what is measured
 
@@ -128,3 +129,19 @@ def pool(workload: str, n: int, folder: Path, durability: str, function: Callabl
         seconds = watch.seconds()
     assert total == n * (n - 1) // 2
     return Measures.of(seconds, n)
+
+
+def forks(workload: str, n: int, folder: Path, durability: str, function: Callable[[int], int]) -> Measures:
+    """Two loops in forked processes, which store nothing."""
+    watch = Stopwatch()
+    pids = []
+    for first in range(2):
+        pid = os.fork()
+        if not pid:
+            for i in range(first, n, 2):
+                compute(i)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return Measures.of(watch.seconds(), n)
