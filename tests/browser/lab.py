@@ -161,9 +161,9 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
         time.sleep(0.1)
 
 
-def open_notebook(browser: Browser, lab: Lab, name: str) -> Page:
+def open_notebook(browser: Browser, lab: Lab, name: str, scale: float = 1) -> Page:
     """A new page with the notebook, its kernel connected."""
-    page = browser.new_page(viewport=VIEWPORT)
+    page = browser.new_page(viewport=VIEWPORT, device_scale_factor=scale)
     reload(page, lab, name)
     return page
 
@@ -213,6 +213,15 @@ def restart_kernel(page: Page, lab: Lab, name: str) -> None:
     with page.expect_response("**/api/kernels/*/restart*", timeout=60_000):
         page.locator(".jp-Dialog button.jp-mod-accept").click()
     lab.wait_for_kernel(name)
+
+
+def use_theme(page: Page, name: str) -> None:
+    """Choose a theme by the menu."""
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.locator(".lm-Menu-item", has_text="Theme").first.hover()
+    page.locator(".lm-Menu-item", has_text=re.compile(f"^{name}$")).click()
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-name", name)
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
 def save(page: Page, lab: Lab, name: str) -> None:

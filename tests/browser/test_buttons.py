@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save, wait_until
+from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save, use_theme, wait_until
 from tests.kernels import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]
@@ -52,14 +52,6 @@ def expect_nothing_dead(page: Page) -> None:
     for output in page.locator(".jp-Notebook .jp-OutputArea-child").all():
         box = output.bounding_box()
         assert output.inner_text().strip() != "" or box is None or box["height"] < 12, "no empty box is left"
-
-
-def use_theme(page: Page, name: str) -> None:
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.locator(".lm-Menu-item", has_text="Theme").first.hover()
-    page.locator(".lm-Menu-item", has_text=re.compile(f"^{name}$")).click()
-    expect(page.locator("body")).to_have_attribute("data-jp-theme-name", name)
-    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
 def in_both_themes(page: Page, shown: Locator, name: str) -> None:

@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save
-from tests.browser.test_buttons import WITHIN_MS, expect_nothing_dead, picture, use_theme
+from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save, use_theme
+from tests.browser.test_buttons import WITHIN_MS, expect_nothing_dead, picture
 
 pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]
 
