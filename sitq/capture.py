@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from sitq.context import OUTSIDE, running
-from sitq.loops import in_kernel
 from sitq.reports import CLEAR, DISPLAY, MAX_DISPLAYS, Report
 
 _installing = threading.Lock()
@@ -42,7 +41,7 @@ class Stream:
             return int(self._below.write(text) or 0)
         if text:
             attempt.tell(Report(output=((self._name, text),)))
-        if not in_kernel():
+        if not attempt.facts().quiet:
             self._below.write(text)
         return len(text)
 

@@ -56,6 +56,7 @@ class Facts(NamedTuple):
     attempt: int = 0
     folder: str = ""  # where its files go; it is made when the task asks for it
     checkpoint: Checkpoint | None = None  # what an attempt before saved last
+    quiet: bool = False  # whether its output is nobody else's: in a kernel it would stand in the cells of others
 
 
 class Attempt:

@@ -14,6 +14,7 @@ from sitq.call import Call, Unavailable
 from sitq.checkpoints import open_checkpoint
 from sitq.context import Attempt, Facts
 from sitq.errors import BackendError, BackendMoved, DeserializationError, QueueClosed
+from sitq.loops import in_kernel
 from sitq.models import COMPLETED, PENDING, PROCESSING
 from sitq.reports import Checkpoint, Report
 from sitq.results import open_value
@@ -145,7 +146,8 @@ class Unpacker:
 
     def _facts(self, claim: Claim, checkpoint: Checkpoint | None) -> Facts:
         backend = self._backend
-        return Facts(backend.ids.text(claim.number), claim.attempt, str(backend.folder(claim.number)), checkpoint)
+        folder = str(backend.folder(claim.number))
+        return Facts(backend.ids.text(claim.number), claim.attempt, folder, checkpoint, in_kernel())
 
     def _load_shared(self, digest: bytes) -> bytes:
         """Fetch a shared object, from a thread that may wait."""

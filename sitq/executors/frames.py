@@ -49,8 +49,8 @@ def plain(value: Any) -> Any:
 
 def facts_of(value: tuple[Any, ...]) -> Facts:
     """Return the facts that were made plain."""
-    task_id, attempt, folder, checkpoint = value
-    return Facts(task_id, attempt, folder, checkpoint and Checkpoint(*checkpoint))
+    task_id, attempt, folder, checkpoint, quiet = value
+    return Facts(task_id, attempt, folder, checkpoint and Checkpoint(*checkpoint), quiet)
 
 
 def report_of(value: tuple[Any, ...]) -> Report:

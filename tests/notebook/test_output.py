@@ -15,6 +15,9 @@ import asyncio, logging, sys, threading, warnings
 import sitq
 logging.basicConfig(format="%(message)s")
 queue = await sitq.open("kernel.db", concurrency=4)
+processes = sitq.TaskQueue("kernel.db", lane="processes")
+worker = sitq.Worker("kernel.db", executor="process", lanes=["processes"])
+await worker.start()
 go = threading.Event()
 sitq.going = go  # where tasks reach it
 """
@@ -33,6 +36,10 @@ def speak():
     assert sitq.going.wait(20)
     print("end")
 
+def speak_in_process():
+    print("out in process")
+    print("err in process", file=sys.stderr)
+
 async def speak_in_loop():
     while not sitq.going.is_set():
         print("tick")
@@ -43,6 +50,7 @@ RUN = """
 one, two = await queue.enqueue(speak), await queue.enqueue(speak_in_loop)
 while (await queue.counts()).processing < 2:
     await asyncio.sleep(0.01)
+three = await processes.get_result(await processes.enqueue(speak_in_process))
 for n in range(5):
     print("cell", n)
     await asyncio.sleep(0.05)
@@ -68,10 +76,11 @@ async def test_output_is_the_tasks_own_and_shown_in_later_cells_and_kernels(pyth
         assert (await one.run("print('still mine')")).text == "still mine\n"
         looped = (await one.run("print(second.output)")).text
         assert set(looped.split()) == {"tick", "end", "in", "loop"}
+        assert (await one.run("print(three.output)")).text == "out in process\nerr in process\n\n"
         shown = await one.run("first.show()")
         out = await one.run("print(one, end='')")
         task_id = out.text
-        await one.run("await queue.close()")
+        await one.run("await worker.stop()\nawait processes.close()\nawait queue.close()")
     async with kernel(python, tmp_path) as other:
         await other.run("import sitq\nqueue = await sitq.open('kernel.db')")
         again = await other.run(f"(await queue.get_result({task_id!r})).show()")

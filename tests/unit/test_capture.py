@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sitq
-from sitq import capture
+from sitq import capture, unpacking
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import UntrustedPayload
 from sitq.notebook.outputs import show
@@ -68,7 +68,7 @@ async def test_outside_of_a_kernel_output_is_passed_through(
 async def test_in_a_kernel_output_goes_to_the_task_alone(
     queue: sitq.TaskQueue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "in_kernel", lambda: True)
+    monkeypatch.setattr(unpacking, "in_kernel", lambda: True)
     async with sitq.Worker(queue.backend):
         result = await done(queue, speak, "one")
         print("of the cell")
@@ -85,7 +85,7 @@ def print_when_told() -> None:
 async def test_prints_beside_a_running_task_are_not_taken_away(
     queue: sitq.TaskQueue, stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "in_kernel", lambda: True)
+    monkeypatch.setattr(unpacking, "in_kernel", lambda: True)
     async with sitq.Worker(queue.backend):
         task_id = await queue.enqueue(print_when_told)
         await stage.begun()
