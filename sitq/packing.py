@@ -73,7 +73,7 @@ class Packer:
             name=_name(function),
             module=getattr(inner, "__module__", None) or "",
             coroutine=is_coroutine_function(function),
-            source=_source(inner),
+            source=source_of(inner),
             payload=payload,
             serializer=self.serializer.number,
             made_with=self.made_with,
@@ -196,7 +196,8 @@ def _name(function: Any) -> str:
     return str(getattr(inner, "__qualname__", None) or type(inner).__qualname__)
 
 
-def _source(function: Any) -> str | None:
+def source_of(function: Any) -> str | None:
+    """Return the source text of a function, where there is one."""
     try:
         return inspect.getsource(function)[:200_000]
     except (OSError, TypeError, IndexError):

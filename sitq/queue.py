@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.plotting import Plots
 from sitq.refs import Ref, Refs
+from sitq.replaying import stored_call
 from sitq.results import to_result
 from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
 from sitq.selection import ids_in
@@ -161,6 +163,39 @@ class TaskQueue(Observing, Framing):
         if isinstance(selection, str | Result | Task):
             return Ref(ids_in(selection)[0])
         return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
+
+    async def replay(self, task: Any, func: Callable[..., Any] | None = None) -> Any:
+        """Run a stored call once more in this cell, and return its value; what it raises comes out as it is.
+
+        So ``%debug`` in the next cell stops where the task failed. Nothing is stored. A function that is no coroutine
+        keeps the kernel busy while it runs.
+
+        Parameters
+        ----------
+        task : object
+            An id, a Result or Task, or a row of a frame of tasks.
+        func : callable, optional
+            Runs in place of the stored function, with the stored arguments. Without it one line says if the
+            notebook's function of that name differs from the stored one.
+
+        Raises
+        ------
+        TaskNotFound
+            There is no such task.
+        InvalidArgument
+            A task that it needs has not ended.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue:
+        ...         return await queue.replay(await queue.enqueue(pow, 2, 5))
+        >>> asyncio.run(main())
+        32
+        """
+        function, args, kwargs = await stored_call(self, task, func)
+        value = function(*args, **kwargs)
+        return await value if inspect.iscoroutine(value) else value
 
     def options(self, **options: Any) -> TaskOptions:
         """Return an enqueuer with options, which so take no argument's name away.

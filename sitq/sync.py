@@ -6,6 +6,7 @@ too, since it is another one.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ from sitq.plotting import SyncPlots
 from sitq.portal import Portal
 from sitq.queue import TaskQueue
 from sitq.refs import Ref, Refs
+from sitq.replaying import stored_call
 from sitq.serialization import Serializer
 from sitq.sync_batch import SyncBatch
 from sitq.sync_events import SyncEvents
@@ -226,6 +228,12 @@ class SyncTaskQueue:
     def ref(self, selection: Any) -> Ref | Refs:
         """Return references, which as arguments arrive as values; see :meth:`TaskQueue.ref`."""
         return self._queue.ref(selection)
+
+    def replay(self, task: Any, func: Callable[..., Any] | None = None) -> Any:
+        """Run a stored call once more in this thread; see :meth:`TaskQueue.replay`."""
+        function, args, kwargs = self._call(stored_call(self._queue, task, func))
+        value = function(*args, **kwargs)
+        return self._call(value) if inspect.iscoroutine(value) else value
 
     def rename(self, batch: SyncBatch | str, name: str) -> None:
         """Give a batch another name; see :meth:`TaskQueue.rename`."""

@@ -363,6 +363,10 @@ class Backend(ABC):
         """Return a shared object, sealed."""
 
     @abstractmethod
+    async def stored_call(self, number: int) -> Claim | None:
+        """Return a task's call as a claim holds it, without claiming it; None if there is no such task."""
+
+    @abstractmethod
     async def needed(self, number: int) -> list[int]:
         """Return the tasks whose values are arguments of a task, in order."""
 

@@ -243,6 +243,12 @@ WHERE ((SELECT count(*) FROM versions WHERE batch = ?1) > 1 OR EXISTS (SELECT 1 
 
 FUNCTION = "SELECT number, digest, name, module, coroutine, source, sealed, made_with FROM functions WHERE number = ?"
 VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE number = ?"
+STORED_CALL = """
+SELECT number, attempt, function,
+    coalesce(arguments, (SELECT sealed FROM payloads WHERE task = tasks.number AND kind = 0)),
+    timeout_s, retry, losses, failures, version, lane, batch, depends
+FROM tasks WHERE number = ?
+"""
 NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"

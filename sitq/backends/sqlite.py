@@ -457,6 +457,11 @@ class SQLiteBackend(Backend):
             raise TaskNotFound(digest.hex(), "no shared object of this digest is stored")
         return bytes(rows[0][0])
 
+    async def stored_call(self, number: int) -> Claim | None:
+        """Return a task's call as a claim holds it."""
+        rows = await self._open.read(queries.STORED_CALL, (number,))
+        return Claim._make((*rows[0], None)) if rows else None
+
     async def needed(self, number: int) -> list[int]:
         """Return the tasks whose values are arguments of a task."""
         return [row[0] for row in await self._open.read(queries.NEEDED, (number,))]

@@ -133,6 +133,9 @@ OPTIONS: dict[str, Case] = {
     "a number in after": (option(after=5), TypeError, "selection must be an id"),
     "an unknown id in after": (option(after="abc"), LookupError, "not a task id"),
     "a reference to nothing": (lambda q: q.ref(5), TypeError, "selection must be an id"),
+    "a number to replay": (lambda q: q.replay(5), TypeError, "task must be an id, a Result, or a row"),
+    "an unknown task to replay": (lambda q: q.replay("abc"), LookupError, "not a task id"),
+    "nothing callable to replay with": (lambda q: q.replay("abc", 5), TypeError, "func must be a function, not 5"),
     "an empty lane": (option(lane=" "), ValueError, "lane .*not empty"),
     "a wrong record_params": (option(record_params=1), TypeError, "record_params must be True or False, not 1"),
 }
