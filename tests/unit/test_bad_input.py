@@ -133,6 +133,8 @@ OPTIONS: dict[str, Case] = {
     "a number in after": (option(after=5), TypeError, "selection must be an id"),
     "an unknown id in after": (option(after="abc"), LookupError, "not a task id"),
     "a reference to nothing": (lambda q: q.ref(5), TypeError, "selection must be an id"),
+    "an unknown measure": (lambda q: q.alert("eror_rate", above=1), ValueError, "error_rate"),
+    "an alert without a threshold": (lambda q: q.alert("depth"), ValueError, "either above= or below="),
     "a number to replay": (lambda q: q.replay(5), TypeError, "task must be an id, a Result, or a row"),
     "an unknown task to replay": (lambda q: q.replay("abc"), LookupError, "not a task id"),
     "nothing callable to replay with": (lambda q: q.replay("abc", 5), TypeError, "func must be a function, not 5"),
