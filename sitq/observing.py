@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from sitq.alarming import Alarming
 from sitq.alerts import Alarm, Alert
@@ -10,7 +11,11 @@ from sitq.backends.base import Backend
 from sitq.callbacks import Subscription
 from sitq.errors import QueueClosed
 from sitq.events import Event, Events
+from sitq.sights import Sights
 from sitq.steering import Steering
+
+if TYPE_CHECKING:
+    from sitq.notebook.monitor import Monitor
 
 
 class Observing(Steering):
@@ -20,6 +25,7 @@ class Observing(Steering):
         super().__init__(backend)
         self._subscriptions: set[Subscription] = set()  # an event loop holds its tasks weakly
         self._alarming: Alarming | None = None
+        self._monitor: Monitor | None = None
 
     def events(self, *kinds: str) -> Events:
         """Hear what happens to the tasks of this queue's lane from now on, in this process and in others.
@@ -177,6 +183,51 @@ class Observing(Steering):
             self._alarming = Alarming(self)
         self._alarming.add(alert)
         return alert
+
+    def _alerts_now(self) -> tuple[Alert, ...]:
+        """Return the alerts that are looked after."""
+        return () if self._alarming is None else tuple(self._alarming.alerts.values())
+
+    def monitor(self) -> Monitor:
+        """Show this queue's lane live: in a notebook below the cell, in a terminal as a line.
+
+        How many tasks are in which state, depth, throughput and errors over the last five minutes, how long tasks
+        waited and ran, batches, workers and queues of every process, the oldest tasks, the last failures, alerts.
+        Buttons pause and resume the lane, and a slider sets how many tasks this notebook's worker runs at once.
+
+        Returns
+        -------
+        Monitor
+            The queue has one; each cell that calls this shows it. It is drawn once a second, and ends as plain HTML
+            by ``await monitor.finish()`` or with the queue.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue:
+        ...         monitor = queue.monitor()
+        ...         await queue.enqueue(pow, 2, 5)
+        ...         await monitor.finish()
+        ...         print(repr(monitor)[:48])
+        >>> asyncio.run(main())
+        <Monitor :memory:: 1 pending · 0 processing · 0
+        """
+        from sitq.notebook.monitor import Monitor
+
+        self._refuse_closed("monitor()")
+        self._own_loop()
+        if self._monitor is None:
+            actions: dict[str, Callable[..., Awaitable[object]]] = {"pause": self.pause, "resume": self.resume}
+            if self.worker is not None:
+                actions["concurrency"] = self._set_concurrency
+            self._monitor = Monitor(Sights(self).look, actions)
+        self._monitor.show()
+        self.shown.add(self._monitor)
+        return self._monitor
+
+    async def _set_concurrency(self, slots: str) -> None:
+        if self.worker is not None:
+            self.worker.concurrency = int(slots)
 
     def _refuse_closed(self, verb: str) -> None:
         if self._closed:

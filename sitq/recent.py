@@ -67,17 +67,6 @@ class Window:
             self._sorted[column] = sorted(value for value in told if value is not None)
         return self._sorted[column]
 
-    def bins(self, end: int, n: int) -> list[tuple[int, int]]:
-        """Cut the window into n equal parts, oldest first: how many completed, and how many failed, in each."""
-        found = [[0, 0] for _ in range(n)]
-        size = self.seconds * MICROSECONDS / n
-        for row in self._rows:
-            if row.state in (COMPLETED, FAILED):
-                at = n - 1 - int((end - row.finished_at) / size)
-                if 0 <= at < n:
-                    found[at][row.state - COMPLETED] += 1
-        return [(completed, failed) for completed, failed in found]
-
 
 class Recent:
     """Keeps what ended in the last seconds, and reads only what is new.
@@ -120,3 +109,20 @@ class Recent:
         if len(self._rows) >= MOST and len(rows) == len(self._rows):  # there were more
             seconds = max((now - rows[0].finished_at) / MICROSECONDS, 1e-6)
         return Window(rows, seconds)
+
+    def bins(self, now: int, seconds: float, n: int) -> list[tuple[int, int] | None]:
+        """Cut the last seconds into n equal parts, oldest first: how many completed, and how many failed, in each.
+
+        None stands for a part of which no task is kept any more.
+        """
+        size = seconds * MICROSECONDS / n
+        found = [[0, 0] for _ in range(n)]
+        for row in self.window(now, seconds)._rows:
+            if row.state in (COMPLETED, FAILED):
+                at = n - 1 - int((now - row.finished_at) / size)
+                if 0 <= at < n:
+                    found[at][row.state - COMPLETED] += 1
+        known = 0
+        if len(self._rows) >= MOST:
+            known = max(0, n - 1 - int((now - self._rows[0].finished_at) / size))
+        return [(pair[0], pair[1]) if at >= known else None for at, pair in enumerate(found)]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sitq.executors.base import Executor
+    from sitq.notebook.monitor import Monitor
     from sitq.worker import Worker
 
 T = TypeVar("T")
@@ -310,6 +311,14 @@ class SyncTaskQueue:
                 callback=callback,
                 name=name,
             )
+
+        return self._call(begin())
+
+    def monitor(self) -> Monitor:
+        """Show this queue live; see :meth:`TaskQueue.monitor`."""
+
+        async def begin() -> Monitor:
+            return self._queue.monitor()
 
         return self._call(begin())
 

@@ -454,6 +454,18 @@ class Backend(ABC):
         """Return the task that has run longest."""
 
     @abstractmethod
+    async def running_by_batch(self, lane: str | None) -> dict[int, int]:
+        """Return how many tasks of each batch run; those of which none runs are absent."""
+
+    @abstractmethod
+    async def last_failed(self, lane: str | None, limit: int) -> list[int]:
+        """Return the numbers of the tasks that failed last, newest first, as far as the store remembers."""
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Return how much room the store takes."""
+
+    @abstractmethod
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""
 

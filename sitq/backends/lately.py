@@ -12,7 +12,7 @@ from typing import Any
 
 from sitq.backends import queries
 from sitq.backends.changes import unpack_numbers
-from sitq.models import FINAL
+from sitq.models import FAILED, FINAL
 from sitq.rows import Aged, Ended, EndedRow
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
@@ -59,6 +59,23 @@ OLDEST_RUNNING = f"""
 SELECT number, started_at FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND {LANE}
 ORDER BY started_at, number LIMIT 1
 """
+
+RUNNING_BY_BATCH = f"""
+SELECT abs(batch), count(*) FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND batch <> 0 AND {LANE}
+GROUP BY abs(batch)
+"""
+FAILED_CHANGES = f"SELECT number, tasks FROM changes WHERE state = {FAILED} ORDER BY number DESC LIMIT ?"
+LAST_FAILED = f"""
+SELECT number FROM tasks WHERE number IN (SELECT value FROM json_each(?2)) AND state = {FAILED} AND {LANE}
+ORDER BY finished_at DESC, number DESC LIMIT ?3
+"""
+
+
+async def last_failed(read: Read, lane: str | None, limit: int) -> list[int]:
+    """Return the tasks that failed last, as far as the store remembers its changes; those of other lanes not."""
+    changes = await read(FAILED_CHANGES, (CHANGES_AT_ONCE,))
+    numbers = list(dict.fromkeys(number for _, blob in changes for number in unpack_numbers(blob)))[:TASKS_AT_ONCE]
+    return [row[0] for row in await read(LAST_FAILED, (lane, json.dumps(numbers), limit))]
 
 
 async def ended(read: Read, lane: str | None, since: int, after: int, most: int) -> Ended:

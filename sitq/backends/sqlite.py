@@ -585,6 +585,19 @@ class SQLiteBackend(Backend):
         """Return the task that has run longest."""
         return await lately.oldest(self._open.read, lately.OLDEST_RUNNING, (lane,))
 
+    async def running_by_batch(self, lane: str | None) -> dict[int, int]:
+        """Return how many tasks of each batch run."""
+        return dict(await self._open.read(lately.RUNNING_BY_BATCH, (lane,)))
+
+    async def last_failed(self, lane: str | None, limit: int) -> list[int]:
+        """Return the numbers of the tasks that failed last, newest first."""
+        return await lately.last_failed(self._open.read, lane, limit)
+
+    def size_bytes(self) -> int:
+        """Return the size of the file and of its WAL."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""
         sql = queries.BATCHES.format(condition="? IS NULL OR lanes.name = ?")

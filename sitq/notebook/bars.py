@@ -34,12 +34,12 @@ TICK_S = 1.0  # elapsed time and ETA go on while nothing changes
 TRIES = 10  # to read the batch, before the bar gives up
 FOR_GOOD = (QueueClosed, BackendMoved, BackendCorrupt, ForkedQueue, WrongEventLoop)  # errors that trying does not cure
 
-_EMPTY = {"text/html": "", "text/plain": ""}
+EMPTY = {"text/html": "", "text/plain": ""}
 # A page that is closed before the end is saved with its buttons. Opened again it says "Loading widget..." for seconds,
 # in an output that has no MIME type yet, and then "model not found". Only the page's style can hide that. An untrusted
 # page drops it, and draws no widgets either.
 _OUTPUT = ".jp-OutputArea-child"
-_NO_DEAD_WIDGETS = (
+NO_DEAD_WIDGETS = (
     f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets, > .jp-OutputArea-output:not([data-mime-type]))"
     ":not(:has(.jupyter-widgets *)) {display: none}</style>"
 )
@@ -62,6 +62,8 @@ class Bar:
     listeners : set of callables, optional
         Whoever is called, in any thread, when something may have changed; the bar is one of them while it lives.
     """
+
+    what = "the batch"  # in messages
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class Bar:
                     self._errors.pop("read", None)
                 except Exception as error:  # a locked database lets go again, a closed queue does not
                     failed += TRIES if isinstance(error, FOR_GOOD) else 1
-                    self._errors["read"] = f"the batch cannot be read: {_told(error)}"
+                    self._errors["read"] = f"{self.what} cannot be read: {_told(error)}"
                 finished = self._last is not None and self._last.finished
                 if self._running and (ending or finished):
                     await asyncio.wait(self._running, timeout=2)
@@ -225,6 +227,9 @@ class Bar:
 
     # Drawing.
 
+    def _make_buttons(self) -> Buttons | None:
+        return Buttons.made(self._actions, self._clicked)
+
     def _draw(self, final: bool) -> None:
         bundle = self._bundle(final)
         if not in_kernel():
@@ -236,11 +241,11 @@ class Bar:
             return
         if final:
             if self._buttons is not None:
-                self._publish_all("buttons", _EMPTY)
-            self._publish_all("failures", _EMPTY)
+                self._publish_all("buttons", EMPTY)
+            self._publish_all("failures", EMPTY)
             return
         if self._buttons is None and self._mode == "widget":  # the batch goes on after its end
-            self._buttons = Buttons.made(self._actions, self._clicked)
+            self._buttons = self._make_buttons()
             if self._buttons is not None:
                 self._publish_all("buttons", self._buttons.bundle())
         if self._last is not None:
@@ -254,9 +259,7 @@ class Bar:
             publish(bundle, f"{display_id}-{part}", update=True)
 
     def _bundle(self, final: bool) -> dict[str, Any]:
-        errors = tuple(self._errors.values())
-        if self._stalls is not None and (stalled := self._stalls.told()):
-            errors += (stalled,)
+        errors = self._warnings()
         if self._last is None:  # nothing is known yet
             told = " · ".join(errors) or "…"
             return {"text/plain": told, "text/html": escape(told)}
@@ -267,16 +270,21 @@ class Bar:
         notes = [self._note] if self._note else []
         return plain | {"text/html": bar_html(snapshot, final, notes, at=self._ended_at or datetime.now())}
 
+    def _warnings(self) -> tuple[str, ...]:
+        """What went wrong beside the tasks."""
+        stalled = "" if self._stalls is None else self._stalls.told()
+        return (*self._errors.values(), *([stalled] if stalled else []))
+
     def _failures_changed(self, groups: tuple[FailureGroup, ...]) -> bool:
-        kinds = {(group.error_type, _VARYING.sub("#", group.error[:400])): group for group in groups}
+        kinds = {kind(group.error_type, group.error): group for group in groups}
         if kinds.keys() == self._kinds.keys():
             return False
-        self._kinds = {kind: self._kinds.get(kind, group) for kind, group in kinds.items()}
+        self._kinds = {found: self._kinds.get(found, group) for found, group in kinds.items()}
         return True
 
     def _failures_bundle(self) -> dict[str, Any]:
         groups = list(self._kinds.values())
-        return _EMPTY | {"text/html": _NO_DEAD_WIDGETS + failures_html(groups, numbered=False)}
+        return EMPTY | {"text/html": NO_DEAD_WIDGETS + failures_html(groups, numbered=False)}
 
     def _show_display(self) -> None:
         display_id = f"sitq-{uuid.uuid4().hex}"
@@ -288,9 +296,14 @@ class Bar:
             return
         if self._mode == "widget" and self._actions:
             if self._buttons is None and not ended:
-                self._buttons = Buttons.made(self._actions, self._clicked)
-            publish(_EMPTY if self._buttons is None else self._buttons.bundle(), f"{display_id}-buttons")
-        publish(_EMPTY if ended else self._failures_bundle(), f"{display_id}-failures")
+                self._buttons = self._make_buttons()
+            publish(EMPTY if self._buttons is None else self._buttons.bundle(), f"{display_id}-buttons")
+        publish(EMPTY if ended else self._failures_bundle(), f"{display_id}-failures")
+
+
+def kind(error_type: str, error: str) -> tuple[str, str]:
+    """Return what failures of one kind have in common."""
+    return error_type, _VARYING.sub("#", error[:400])
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:

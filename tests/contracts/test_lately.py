@@ -1,7 +1,9 @@
 """What ended lately, and what waits or runs the longest."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.models import CANCELLED, COMPLETED, FAILED, Waits
 from sitq.rows import Ended, Filter
 from tests.contracts.test_changes import forget_changes
-from tests.storage import claim_one, completed, failed, new_tasks, registered
+from tests.storage import begin, claim_one, completed, failed, new_batch, new_tasks, registered
 
 HOUR_US = 3_600_000_000
 
@@ -66,24 +68,27 @@ async def test_only_what_ended_since_a_time_is_told(
     assert [row.number for row in (await backend.ended(None, 0, most=2)).rows] == [5, 6]
 
 
-async def test_a_walk_back_reads_no_more_than_the_time_that_is_asked_for(backend: Backend, worker: int) -> None:
+async def test_a_walk_back_reads_no_more_than_the_time_that_is_asked_for(
+    backend: Backend, worker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not isinstance(backend, SQLiteBackend):
         pytest.skip("counts SQLite's reads")
-    await backend.enqueue(new_tasks(1200))
-    for _ in range(1200):
+    monkeypatch.setattr(lately, "OLD_CHANGES", lately.OLD_CHANGES.replace("LIMIT 500", "LIMIT 4"))
+    await backend.enqueue(new_tasks(20))
+    for _ in range(20):
         await backend.complete(worker, [completed(await claim_one(backend, worker))])
     reads = 0
     read = backend._open.read
 
-    async def count(sql: str, values: object) -> list[object]:
+    async def count(sql: str, values: Sequence[Any]) -> list[Any]:
         nonlocal reads
         reads += 1
-        return await read(sql, values)  # type: ignore[arg-type]
+        return await read(sql, values)
 
-    recent = (await lately.ended(count, None, 0, 0, 10)).rows[0].finished_at
-    reads = 0
-    assert (await lately.ended(count, None, recent, 0, 10**6)).rows
-    assert reads <= 4
+    recent = (await lately.ended(count, None, 0, 0, 10**6)).rows[-2].finished_at
+    all_reads, reads = reads, 0
+    assert len((await lately.ended(count, None, recent, 0, 10**6)).rows) == 2
+    assert reads <= 5 < all_reads
 
 
 async def test_a_task_that_is_run_again_has_not_ended(backend: Backend, worker: int) -> None:
@@ -201,3 +206,30 @@ async def test_a_look_reads_no_table_from_end_to_end(tmp_path: Path) -> None:
         assert [step for step in plan if step.startswith("SCAN") and "changes" in step] == []
     connection.close()
     await backend.close()
+
+
+async def test_the_last_failures_are_told_newest_first(backend: Backend, worker: int) -> None:
+    await backend.enqueue(new_tasks(4))
+    for end in (failed, completed, failed, failed):
+        await backend.complete(worker, [end(await claim_one(backend, worker))])
+    await backend.retry(Filter(numbers=[4]))
+    assert await backend.last_failed(None, 10) == [3, 1]
+    assert await backend.last_failed("default", 1) == [3]
+    assert await backend.last_failed("b", 10) == []
+
+
+async def test_running_tasks_are_counted_by_batch(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch("svc"))
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    await backend.enqueue(new_tasks(1))
+    assert await backend.running_by_batch(None) == {}
+    for _ in range(4):
+        await claim_one(backend, worker)
+    assert await backend.running_by_batch(None) == await backend.running_by_batch("default") == {batch: 3}
+    assert await backend.running_by_batch("b") == {}
+
+
+async def test_a_store_tells_its_size(backend: Backend) -> None:
+    before = backend.size_bytes()
+    await backend.enqueue(new_tasks(arguments=[b"x" * 200_000]))
+    assert backend.size_bytes() >= before + 200_000 > 200_000
