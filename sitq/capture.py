@@ -74,7 +74,7 @@ def watch() -> None:
                     stream = Stream(name, below)
                     _rebind(below, stream)
                     setattr(sys, name, stream)
-            _watch_displays()
+            watch_displays()
 
 
 def _rebind(below: object, stream: Stream) -> None:
@@ -84,7 +84,7 @@ def _rebind(below: object, stream: Stream) -> None:
             handler.stream = stream
 
 
-def _watch_displays() -> None:
+def watch_displays() -> None:
     """Let what a task displays go to the task."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

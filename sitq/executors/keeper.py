@@ -244,7 +244,13 @@ class Keeper:
         while True:
             try:
                 return subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, json.dumps(self._place[0]), str(os.getpid())],
+                    [
+                        sys.executable,
+                        "-c",
+                        PROGRAM,
+                        json.dumps(self._place[0]),
+                        str(os.getpid()),
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,

@@ -21,6 +21,7 @@ from typing import Any
 from sitq import tracebacks
 from sitq.call import Call, Loader, Outcome, Unavailable, run
 from sitq.context import Attempt
+from sitq.executors.displaying import provide
 from sitq.executors.frames import Message, facts_of, plain, receive, send
 from sitq.reports import Gathered, Report
 from sitq.serialization import CloudpickleSerializer, Serializer
@@ -149,6 +150,9 @@ class Runner:
         if function is None and not self._loader.knows(digest):  # it was forgotten
             function = self.ask("function")
         telling = Telling(self.tell)
+        attempt = Attempt(facts_of(facts), self._serializer, telling.take)
+        if attempt.facts().quiet:  # a kernel's, where display() is a builtin
+            provide()
         call = Call(
             digest,
             function or b"",
@@ -159,7 +163,7 @@ class Runner:
             lambda digest: self.ask("shared", digest),
             record_result,
             made_with,
-            Attempt(facts_of(facts), self._serializer, telling.take),
+            attempt,
         )
         outcome = contextvars.Context().run(run, self._loader, call, self._await)
         telling.flush(over=True)

@@ -112,3 +112,36 @@ async def test_a_local_module_beside_the_notebook_works_there(python: Path, tmp_
         await one.run(OPEN)
         told = await one.run("import beside; print(await (await queue.map(beside.where, [1])).values())")
     assert told.text.endswith("[2]\n")
+
+
+SPEAK = """
+def speak(imports):
+    import logging, sys, warnings
+    import matplotlib.pyplot as plt
+    print("out")
+    print("err", file=sys.stderr)
+    logging.getLogger("mine").warning("logged")
+    warnings.warn("warned")
+    figure, axes = plt.subplots(figsize=(1, 1))
+    if imports:
+        from IPython.display import display as shown
+    else:
+        shown = display
+    shown(figure)
+    return __import__("sys").modules["__main__"].__name__
+"""
+
+
+@pytest.mark.parametrize("imports", [True, False])
+async def test_what_a_task_writes_and_displays_there_is_its_own(imports: bool, python: Path, tmp_path: Path) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        await one.run(SPEAK)
+        cell = await one.run(f"result = await queue.get_result(await queue.enqueue(speak, {imports}))")
+        assert (cell.text, cell.shown) == ("", [])
+        assert (await one.run("print(result.error, result.value)")).text == "None __main__\n"
+        shown = await one.run("result.show()")
+        for line in ("out", "err", "logged"):
+            assert line in shown.text.splitlines()
+        assert "warned" in shown.text
+        assert any("image/png" in bundle for bundle in shown.shown)
