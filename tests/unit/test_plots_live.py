@@ -245,6 +245,17 @@ async def test_short_forms_draw_a_batch_or_a_lane(queue: sitq.TaskQueue) -> None
         await batch.plot.errors()
 
 
+def test_blocking_short_forms_draw_the_same() -> None:
+    with sitq.open_sync(":memory:", concurrency=2) as queue:
+        batch = queue.map(quick, [{"value": n} for n in range(4)])
+        assert batch.wait(LONG_S)
+        for name, given in SHORT.items():
+            assert getattr(batch.plot, name)(*given).get_title()
+        assert queue.plot.durations().get_title() == "Run times of 4 tasks"
+        with pytest.raises(InvalidArgument, match="errors: none of 4 tasks has failed"):
+            queue.plot.errors()
+
+
 async def test_a_live_plot_of_a_batch_follows_it_to_its_end(queue: sitq.TaskQueue, screen: Screen) -> None:
     batch = await queue.map(quick, [{"value": n} for n in range(4)])
     assert await batch.plot.progress("result", live=True) is None
