@@ -93,7 +93,7 @@ SELECT group_concat(state, ''),
     min(CASE WHEN state = 2 THEN started_at END),
     max(CASE WHEN state = 2 AND started_at IS NOT NULL THEN finished_at END),
     group_concat(max(started_at - max(enqueued_at, coalesce(run_at, 0)), 0)),
-    group_concat(CAST(CASE WHEN state > 1 THEN duration_s * 1e9 END AS INTEGER))
+    group_concat(CAST(duration_s * 1e9 AS INTEGER))  -- only tasks that have ended have one
 FROM tasks WHERE {condition}
 """
 

@@ -63,6 +63,7 @@ WORKERS: Columns = {
     "alive": ("bool", "whether it runs; of another machine, until its lease is over"),
     "slots": ("int64", "tasks it runs at once; 0 for a queue"),
     "running": ("int64", "tasks it runs now"),
+    "lanes": ("object", "the lanes that it serves, a tuple; empty for a queue"),
     "started_at": ("time", "when it began"),
     "beat": ("int64", "grows by one a second while it lives"),
     "host": ("text", "the machine"),
@@ -129,6 +130,7 @@ def worker_frame(rows: Sequence[SessionRow], dead: Sequence[int], running: Mappi
     same = ("name", "kind", "started_at", "beat", "host", "pid", "made_with")
     given: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in same}
     given["alive"] = [row.number not in dead for row in rows]
+    given["lanes"] = [tuple(json.loads(row.lanes)) for row in rows]
     given["slots"] = [row.concurrency for row in rows]
     given["running"] = [running.get(row.number, 0) for row in rows]
     return table(WORKERS, given, pd.Index([row.number for row in rows], name="session", dtype="int64"))

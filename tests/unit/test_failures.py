@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +59,11 @@ ORIGINS = {
     "above a library": (trace(CELL, USER, LIBRARY, STANDARD), "fit (model.py, line 17)"),
     "only a library": (trace(LIBRARY, STANDARD), "raw_decode (decoder.py, line 353)"),
     "of a chain the error that was raised": (
-        trace(CELL, USER) + "\n\nDuring handling of the above exception, …\n\n" + trace(CELL, LIBRARY),
+        trace(CELL, USER) + "\n\nDuring handling of the above exception, …\n\n" + trace(LIBRARY),
+        "solve (linalg.py, line 99)",
+    ),
+    "above sitq, wherever that is": (
+        trace(CELL, f'  File "{Path(sitq.__file__).parent / "queue.py"}", line 1, in enqueue\n    raise ValueError'),
         "train (Cell In[3], line 4)",
     ),
     "a notebook of an earlier kernel": (
@@ -162,6 +167,24 @@ async def test_errors_are_those_of_the_lane_and_of_tasks_that_are_failed_now(que
         await asyncio.wait_for(elsewhere.wait(), LONG_S)
     assert len(await queue.errors()) == 0
     assert (await queue.errors(elsewhere))["count"].tolist() == [1]
+
+
+async def test_only_failed_tasks_are_read_and_those_that_run_again_meanwhile_are_left_out(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await queue.map(run_cell(CODE)["train"], [1, 10, 3])
+    await run(queue, batch)
+    read: list[int] = []
+    results = queue.backend.results
+
+    async def retried_before(numbers: Any) -> Any:
+        read.extend(numbers)
+        await queue.retry(batch[0])
+        return await results(numbers)
+
+    monkeypatch.setattr(queue.backend, "results", retried_before)
+    assert list((await batch.errors())["task_ids"]) == [[batch[2]]]
+    assert read == [queue.backend.ids.number(batch[0]), queue.backend.ids.number(batch[2])]
 
 
 async def test_a_frame_of_errors_is_no_selection_of_its_examples(queue: sitq.TaskQueue) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import sitq
 from sitq import framing
+from sitq.backends import columns
 from sitq.errors import DeserializationError, InvalidArgument
 from sitq.models import STATES, Waits
 from sitq.notebook.frames import COLUMNS, MOST_COLUMNS, resolve, task_frame
@@ -227,11 +228,11 @@ async def test_a_frame_comes_in_pages_and_is_whole(queue: sitq.TaskQueue, monkey
     lone = [await queue.enqueue(point, x) for x in range(5)]
     whole = await queue.to_frame()
     asked: list[int | None] = []
-    columns = queue.backend.columns
+    by_column = queue.backend.columns
 
     async def counted(tasks: Filter, fields: Any, after: int = 0, limit: int | None = None) -> Any:
         asked.append(limit if tasks.numbers is None else len(tasks.numbers))
-        return await columns(tasks, fields, after, limit)
+        return await by_column(tasks, fields, after, limit)
 
     monkeypatch.setattr(framing, "PAGE", 4)
     monkeypatch.setattr(queue.backend, "columns", counted)
@@ -262,6 +263,16 @@ async def test_an_infinite_run_time_takes_the_slow_way_and_arrives(tmp_path: Pat
     assert told["name"].tolist()[0] == "x"
     async with sitq.TaskQueue(path) as queue:
         pd.testing.assert_frame_equal(await queue.to_frame(), told)
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2", "1,", "", "1,later"])
+def test_a_column_that_does_not_come_apart_into_its_rows_is_refused(text: str) -> None:
+    assert columns.decode(("number", "priority"), (4, "1,2,3,4", "0,0,0,0")) == {
+        "number": [1, 2, 3, 4],
+        "priority": [0, 0, 0, 0],
+    }
+    with pytest.raises(ValueError, match=r"number|JSON|value"):
+        columns.decode(("number",), (4, text))
 
 
 @pytest.mark.parametrize(("bad", "told"), [({"results": "values"}, "results must be"), ({"prefix": 1}, "prefix must")])

@@ -87,12 +87,13 @@ async def test_workers_of_this_process_come_first_with_what_they_run(queue: sitq
     assert (await queue.workers())["kind"].tolist() == ["queue"]
     await queue.enqueue(hold)
     await queue.enqueue(hold)
-    async with sitq.Worker(queue.backend, name="here", concurrency=5):
+    async with sitq.Worker(queue.backend, name="here", concurrency=5, lanes=("default", "gpu")):
         await stage.begun(2)
         found = await queue.workers()
         stage.let_go()
     assert found[["name", "kind", "alive", "slots", "running"]].iloc[0].tolist() == ["here", "worker", True, 5, 2]
     assert found[["kind", "alive", "slots", "running"]].iloc[1].tolist() == ["queue", True, 0, 0]
+    assert found["lanes"].tolist() == [("default", "gpu"), ()]
     assert found.index.name == "session"
     assert (await queue.workers())["kind"].tolist() == ["queue"], "a worker that stopped is not listed"
 

@@ -103,10 +103,12 @@ def test_intervals_begin_at_round_local_times_and_without_a_length_are_few(monke
     assert str(days.index.dtype) == "datetime64[us, Asia/Kolkata]"
 
 
-def test_a_clock_that_was_ahead_makes_no_negative_counts() -> None:
-    frame = tasks({"state": COMPLETED, "start": -30, "run": 1}, {"state": PENDING})
-    made = series_frame(frame, 10, now=at(30))
+def test_clocks_that_disagree_make_no_negative_counts() -> None:
+    frame = tasks({"state": COMPLETED, "start": -30, "run": 1}, {"state": COMPLETED, "start": 10, "run": 1})
+    frame.loc[frame.index[1], "finished_at"] = frame["enqueued_at"].iloc[1]  # before it started
+    made = series_frame(frame, 1, 90, now=at(30))
     assert (made[["depth", "running"]] >= 0).all(axis=None)
+    assert made[["depth", "running"]].iloc[-1].tolist() == [0, 0]
 
 
 def test_no_tasks_make_no_rows() -> None:
