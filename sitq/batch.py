@@ -545,16 +545,13 @@ class Batch:
 
     def _ipython_display_(self) -> None:
         """Show the live bar as the last line of a cell; never waits, never reads."""
-        from sitq.notebook.frontend import mode
+        from sitq.notebook.frontend import in_kernel, mode
         from sitq.notebook.showing import show_as_seen
 
-        try:
-            if mode() != "off":
-                self._shown_bar()
-                return
-        except RuntimeError:  # no loop runs: in a terminal there is nothing to draw with
-            pass
-        show_as_seen(self)
+        if in_kernel() and mode() != "off":
+            self._shown_bar()
+        else:  # in a terminal the shell shows the line: no loop runs between its cells, so that no bar would move
+            show_as_seen(self)
 
 
 def field_name(field: str) -> str:

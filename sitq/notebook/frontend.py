@@ -121,7 +121,7 @@ class Line:
 
 
 def _shell() -> Any:
-    if "IPython" not in sys.modules:  # no kernel runs without it
+    if sys.modules.get("IPython") is None:  # no kernel runs without it
         return None
     from IPython import get_ipython
 

@@ -17,7 +17,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, its loop runs in this thread, and no asynchronous test can
 def browser(skip_or_fail: Callable[[str], NoReturn]) -> Iterator[Browser]:
     if browser_path() is None:
         skip_or_fail("no chromium on PATH: `make test` tells how to get one")

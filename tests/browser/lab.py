@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,11 @@ class Lab:
 
 
 @contextmanager
-def lab_server(folder: Path) -> Iterator[Lab]:
-    """A JupyterLab that serves `folder` and keeps nothing of its own outside a temporary folder."""
+def lab_server(folder: Path, app: str = "jupyterlab", without: Sequence[str] = ()) -> Iterator[Lab]:
+    """A JupyterLab (or with "notebook" Notebook 7) that serves `folder` and leaves nothing of its own behind.
+
+    It runs without the front-end extensions that are named.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -103,9 +106,13 @@ def lab_server(folder: Path) -> Iterator[Lab]:
         kept = {name: f"{home}/{name}" for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
         add_kernels(Path(kept["JUPYTER_DATA_DIR"]))
         log_path = Path(home, "server.log")
-        command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+        settings = Path(home, "JUPYTER_CONFIG_DIR", "labconfig")
+        settings.mkdir(parents=True)
+        disabled = dict.fromkeys([*without, "@jupyterlab/apputils-extension:announcements"], True)  # it asks for news
+        (settings / "page_config.json").write_text(json.dumps({"disabledExtensions": disabled}))
+        command = [sys.executable, "-m", app, "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
         command += ["--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
-        command += ["--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=None", f"--ServerApp.root_dir={folder}"]
+        command += ["--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}"]
         with log_path.open("w") as log:
             server = subprocess.Popen(
                 command,
@@ -161,16 +168,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
         time.sleep(0.1)
 
 
-def open_notebook(browser: Browser, lab: Lab, name: str, scale: float = 1) -> Page:
+def open_notebook(browser: Browser, lab: Lab, name: str, scale: float = 1, at: str = "lab/tree") -> Page:
     """A new page with the notebook, its kernel connected."""
     page = browser.new_page(viewport=VIEWPORT, device_scale_factor=scale)
-    reload(page, lab, name)
+    reload(page, lab, name, at)
     return page
 
 
-def reload(page: Page, lab: Lab, name: str) -> None:
+def reload(page: Page, lab: Lab, name: str, at: str = "lab/tree") -> None:
     """Load the notebook as it is on disk into the page; its kernel, if it has one, goes on."""
-    page.goto(f"{lab.url}/lab/tree/{name}?reset")
+    page.goto(f"{lab.url}/{at}/{name}?reset")
     page.locator(".jp-NotebookPanel .jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
     lab.wait_for_kernel(name)
 

@@ -3,8 +3,10 @@
 import asyncio
 import dataclasses
 import inspect
+import platform
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -151,3 +153,29 @@ def test_every_public_name_is_documented() -> None:
 
 def test_the_blocking_queue_has_the_verbs_of_the_awaited_one() -> None:
     assert set(verbs(sitq.SyncTaskQueue)) == set(verbs(sitq.TaskQueue)) | {"backend", "serializer", "lane", "worker"}
+
+
+PLACES = [
+    [cell.strip() for cell in line.split("|")[1:-1]]
+    for line in (DOCS / "reference" / "everywhere.md").read_text().splitlines()
+    if line.startswith("| ")
+][1:]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place[0])
+def test_each_place_is_tried_by_tests_that_exist_with_a_version_that_is_installed(place: list[str]) -> None:
+    _, tried_with, _, told = place
+    tests = re.findall(r"`(\S+)::(\w+)`", told)
+    assert tests
+    for file, name in tests:
+        assert re.search(rf"^(?:async )?def {name}\(", (DOCS.parent / "tests" / file).read_text(), re.M), name
+    for package, told in re.findall(r"([a-z]+) (\d+)\.[\d.]+", tried_with):
+        installed = platform.python_version() if package == "python" else version(package)
+        assert installed.partition(".")[0] == told, f"try it again with {package} {installed}, then say so"
+
+
+def test_every_test_of_a_place_stands_in_the_table() -> None:
+    told = "".join(row[3] for row in PLACES)
+    for file in ("browser/test_everywhere.py", "notebook/test_everywhere.py"):
+        for name in re.findall(r"^(?:async )?def (test_\w+)", (DOCS.parent / "tests" / file).read_text(), re.M):
+            assert f"`{file}::{name}`" in told
