@@ -61,10 +61,9 @@ def group(text: str = "bad", count: int = 3, **changes: Any) -> FailureGroup:
 
 
 def result(**changes: Any) -> Result:
-    usual: dict[str, Any] = {"task_id": "7k2m9qpa-x4tqe", "status": Status.COMPLETED, "error": None, "error_type": None}
-    usual |= {"traceback": None, "enqueued_at": datetime(2026, 1, 1), "started_at": None, "duration_s": 0.25}
+    usual: dict[str, Any] = dict.fromkeys(Result.__dataclass_fields__)
+    usual |= {"task_id": "7k2m9qpa-x4tqe", "status": Status.COMPLETED, "duration_s": 0.25, "notes": {}}
     usual |= {"finished_at": datetime(2026, 1, 1, 12), "attempts": 1, "worker": "w", "name": "train", "params": {}}
-    usual["notes"] = {}
     return Result(**usual | {"_load": lambda: pytest.fail("unpickled")} | changes)
 
 
