@@ -365,14 +365,24 @@ class Batch:
         """
         if type(asked) is not bool:
             raise bad_type("asked", asked, "True or False")
+        frame = await self._frame(prefix, asked, results, metrics)
+        ended = int((frame["finished_at"].notna()).sum())
+        if ended < len(frame):
+            print(f"{ended:,} of {len(frame):,} finished")
+        return frame
+
+    async def _frame(
+        self,
+        prefix: bool = True,
+        asked: bool = True,
+        results: Literal["columns", "objects"] = "columns",
+        metrics: Mapping[str, str] | None = None,
+    ) -> pd.DataFrame:
         frame = await self.queue._frame(Filter(batch=self.batch_number, asked=asked), prefix, results, metrics)
         if asked and not frame["asked"].all():  # put aside while they ran
             frame = frame[frame["asked"]]
         if not frame["position"].is_monotonic_increasing:
             frame = frame.sort_values("position", kind="stable")  # those not asked for at the end
-        ended = int((frame["finished_at"].notna()).sum())
-        if ended < len(frame):
-            print(f"{ended:,} of {len(frame):,} finished")
         return frame
 
     @reader("df = await batch.metrics()")

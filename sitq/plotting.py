@@ -145,7 +145,7 @@ class Plots:
         """Read the frames that a plot draws."""
         if name == "metrics":
             return {"df": await self._queue.metrics(self._batch)}
-        frame: pd.DataFrame = await self._queue.to_frame(self._batch)
+        frame: pd.DataFrame = await (self._queue.to_frame() if self._batch is None else self._batch._frame())
         again = frame["attempts"] > 1
         if name == "timeline" and again.any():
             with contextlib.suppress(TaskNotFound):  # purged meanwhile
