@@ -75,6 +75,8 @@ async def test_what_comes_later_replaces_part_by_part_what_was_told(backend: Bac
     before = await told_of(backend, number)
     await backend.append(worker, [Told(number, 1)])
     assert await told_of(backend, number) == before, "what is not told again stays"
+    await backend.append(worker, [Told(number, 1, Progress(1, 10, "step 1")), Told(number, 1, notes='{"n":1}')])
+    assert await told_of(backend, number) == before
     await backend.append(
         worker,
         [
