@@ -60,7 +60,7 @@ class Outcome:
     traceback: str | None = None
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # monotonic, beside the function
-    again: tuple[float, bool] | None = None  # it asked to run again: after so many seconds, and whether that is charged
+    again: tuple[float, bool, bool] | None = None  # it asked to run again: after how many seconds, charged, everyone
     was_cancelled: bool = False  # ended by a CancelledError, or its process was killed
     was_lost: bool = False  # its process died
     unavailable: bool = False  # did not run, since the store was gone: the claim goes back
@@ -218,7 +218,7 @@ def failed(error: BaseException, started_at: int | None, duration_s: float | Non
         traceback=traceback_text(error, trace, MAX_TEXT),
         started_at=started_at,
         duration_s=duration_s,
-        again=(error.delay_s, error.charge) if isinstance(error, Retry) else None,
+        again=(error.delay_s, error.charge, error.everyone) if isinstance(error, Retry) else None,
         unavailable=isinstance(error, Unavailable),
     )
 

@@ -42,6 +42,7 @@ def completion_of(claim: Claim, outcome: Outcome, serializer: int) -> Completion
         duration_s=outcome.duration_s,
         retry_at=None if delay is None else time.time_ns() // 1000 + round(delay * MICROSECONDS),
         charge=charge,
+        everyone=delay is not None and outcome.again is not None and outcome.again[2],
     )
 
 
@@ -51,7 +52,10 @@ def _another(claim: Claim, outcome: Outcome) -> tuple[float | None, bool, str | 
     if outcome.again is None:
         delay = None if policy is None else policy.next_delay(claim.failures + 1, outcome.error_bases)
         return delay, True, outcome.error
-    delay, charge = outcome.again
+    delay, charge, everyone = outcome.again
+    if everyone and claim.limit is None:
+        remedy = "name one with queue.options(limit=…) or rate=…, or raise Retry(…) without everyone"
+        return None, True, f"{outcome.error} with everyone, but the task has no limit that could wait: {remedy}"
     retries = 0 if policy is None else policy.retries
     if charge and claim.failures >= retries:
         remedy = "give it more with queue.options(retry=…), or raise Retry(…, charge=False)"

@@ -10,6 +10,9 @@ from sitq.errors import bad_type, bad_value
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)\s*", re.ASCII)
+RATE = re.compile(r"\s*(\d+)\s*/\s*(\d*\.?\d*)\s*([a-z]+)\s*", re.ASCII)
+LONG_UNITS = {"sec": "s", "second": "s", "minute": "min", "hour": "h", "day": "d"}
+MOST_STARTS = 1_000_000
 LONGEST_S = 10 * 366 * 86400.0
 WANTED = 'seconds or a text like "90s", "5m", "6h"'
 
@@ -48,6 +51,36 @@ def seconds(name: str, value: object, *, zero: bool = True) -> float:
     if not zero and found == 0:
         raise bad_value(name, value, "more than 0 seconds")
     return found
+
+
+def rate(name: str, value: object) -> tuple[int, int]:
+    """Read a rate: so many in a window of so many microseconds.
+
+    Examples
+    --------
+    >>> rate("rate", "500/min"), rate("rate", "8/s"), rate("rate", "100/10s")
+    ((500, 60000000), (8, 1000000), (100, 10000000))
+
+    Raises
+    ------
+    InvalidType
+        Not a text.
+    InvalidArgument
+        No rate, or one that is not positive.
+    """
+    wanted = 'a text like "500/min", "8/s" or "1000/day"'
+    if not isinstance(value, str):
+        raise bad_type(name, value, wanted)
+    match = RATE.fullmatch(value.lower())
+    if match is None:
+        raise bad_value(name, value, wanted)
+    unit = LONG_UNITS.get(match[3], match[3])
+    if unit not in UNITS or match[2] == ".":
+        raise bad_value(name, value, wanted)
+    starts, window = int(match[1]), float(match[2] or 1) * UNITS[unit]
+    if not 1 <= starts <= MOST_STARTS or not 0.001 <= window <= LONGEST_S:
+        raise bad_value(name, value, f"{wanted}, of 1 to {MOST_STARTS:,} in 1 ms to ten years")
+    return starts, round(window * 1_000_000)
 
 
 def moment(name: str, value: object) -> int:

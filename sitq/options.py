@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
 from sitq.durations import moment, seconds
+from sitq.durations import rate as read_rate
 from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest, shown
 from sitq.mapping import Settings, map_rows
 from sitq.retry import RetryPolicy
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 KNOWN = (
     *("priority", "delay", "run_at", "timeout", "retry", "key", "name", "tags", "lane", "record_params"),
-    *("after", "if_failed"),
+    *("after", "if_failed", "limit", "rate"),
 )
 IF_FAILED = ("fail", "skip", "drop")
 
@@ -58,7 +60,21 @@ def read_options(lane: str, given: dict[str, Any]) -> tuple[Options, bool | None
         tags=json.dumps(checks.texts("tags", given["tags"]), ensure_ascii=False) if "tags" in given else None,
         if_failed=_if_failed(given.get("if_failed", "fail")),
     )
+    options = limited(options, given.get("limit"), given.get("rate"))
     return options, record_params, given.get("after")
+
+
+def limited(options: Options, limit: object, rate: object) -> Options:
+    """Return options with a limit, by its name or by the rate of the function, if one is given."""
+    if limit is None and rate is None:
+        return options
+    if (limit is not None and rate is not None) or options.limit is not None or options.rate is not None:
+        raise InvalidArgument(
+            "a task has one limit, so limit and rate exclude each other: give the rate to `await queue.limit(name, …)`"
+        )
+    if rate is not None:
+        return replace(options, rate=read_rate("rate", rate))
+    return replace(options, limit=checks.text("limit", limit))
 
 
 def _if_failed(given: object) -> str:
@@ -117,6 +133,8 @@ class TaskOptions:
         max_failures: int | None = None,
         max_error_rate: float | None = None,
         stop_when: Callable[[pd.DataFrame], Any] | None = None,
+        rate: str | None = None,
+        limit: str | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -128,7 +146,7 @@ class TaskOptions:
             record_params = self._record_params
         return await map_rows(
             self._queue,
-            self._options,
+            limited(self._options, limit, rate),
             func,
             rows,
             Settings(

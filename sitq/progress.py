@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
-from sitq.rows import Filter, Pace, SessionRow
+from sitq.rows import Filter, Pace, SessionRow, WaitsFor
 from sitq.rules import told
 
 if TYPE_CHECKING:
@@ -225,6 +225,9 @@ class Progress:
             lane = self._batch.lane
             which, how = ("", "") if lane == "default" else (f" serves lane {lane!r}", f", lanes=[{lane!r}]")
             found.append(f"nothing runs: no worker{which}; start one with `sitq.open(…)` or `Worker(…{how})`")
+        if counts.pending > held and not counts.processing and has_workers:
+            waits = await self._batch.queue.backend.waits_for(self._batch.batch_number)
+            found += [words_of(one, time.time_ns() // 1000) for one in waits]
         if starved:
             found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):
@@ -236,6 +239,23 @@ class Progress:
             stale = stale if len(stale) <= TOLD_STALE else f"{stale[: TOLD_STALE - 1]}…"
             found.append(f"{stale} · `await batch.rerun(stale=True)`")
         return tuple(found)
+
+
+def words_of(waits: WaitsFor, now_us: int) -> str:
+    """Say which limit a batch waits for.
+
+    Examples
+    --------
+    >>> from sitq.rows import Limit
+    >>> words_of(WaitsFor("api", Limit((500, 60_000_000), 8), 0), now_us=0)
+    "waits for limit 'api': 500 in 60 s, 8 at once"
+    """
+    name, (rate, concurrency), paused_until = waits
+    if paused_until > now_us:
+        return f"waits for limit {name!r}: paused for {math.ceil((paused_until - now_us) / MICROSECONDS):,} s by a task"
+    says = [f"{rate[0]:,} in {rate[1] / MICROSECONDS:g} s"] if rate is not None else []
+    says += [f"{concurrency:,} at once"] if concurrency is not None else []
+    return f"waits for limit {name!r}: {', '.join(says)}"
 
 
 def eta(left: int, ended: int, rate: float | None) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from sitq import checks
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
+from sitq.durations import rate as read_rate
 from sitq.errors import (
     BatchNotFound,
     SitqError,
@@ -23,7 +24,7 @@ from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
 from sitq.observing import Observing
-from sitq.options import TaskOptions, read_options
+from sitq.options import TaskOptions, limited, read_options
 from sitq.overview import Overview, look
 from sitq.packing import Packer
 from sitq.params import params_of
@@ -31,7 +32,7 @@ from sitq.plotting import Plots
 from sitq.refs import Ref, Refs
 from sitq.replaying import stored_call
 from sitq.results import to_result
-from sitq.rows import Filter, NewCall, NewTasks, Options, ResultRow
+from sitq.rows import Filter, Limit, NewCall, NewTasks, Options, ResultRow
 from sitq.selection import ids_in
 from sitq.serialization import CloudpickleSerializer, Serializer
 from sitq.stores import as_backend, check_serializer
@@ -210,6 +211,10 @@ class TaskQueue(Observing, Framing):
             Seconds that one attempt may take.
         retry : int or RetryPolicy
             How many more runs after a failure; default none.
+        rate : str
+            So many tasks of this function start in any window of a time, in all processes together: "500/min", "8/s".
+        limit : str
+            The name of a limit that was made with :meth:`limit`.
         key : str
             One task per key while its row exists; a second enqueue returns the first one's id.
         name, tags : str; list of str
@@ -251,6 +256,8 @@ class TaskQueue(Observing, Framing):
         max_failures: int | None = None,
         max_error_rate: float | None = None,
         stop_when: Callable[[pd.DataFrame], Any] | None = None,
+        rate: str | None = None,
+        limit: str | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -292,6 +299,10 @@ class TaskQueue(Observing, Framing):
         stop_when : callable, optional
             Gets a DataFrame of the tasks that finished since it was last asked, as :meth:`to_frame` has them, at most
             once a second; true ends the batch. It is asked in this process.
+        rate : str, optional
+            So many tasks of this function start in any window of a time, in all processes together: "500/min", "8/s".
+        limit : str, optional
+            The name of a limit that was made with :meth:`limit`.
         version : str, optional
             Your own word for the code: only another word counts as a change.
         record_params, record_result : bool
@@ -308,7 +319,7 @@ class TaskQueue(Observing, Framing):
         """
         return await map_rows(
             self,
-            self._default,
+            limited(self._default, limit, rate),
             func,
             rows,
             Settings(
@@ -473,6 +484,38 @@ class TaskQueue(Observing, Framing):
         renamed: Batch = await self.batch(batch) if isinstance(batch, str) else batch
         _batch_number(renamed)
         await renamed.rename(name)
+
+    async def limit(self, name: str, *, rate: str | None = None, concurrency: int | None = None) -> None:
+        """Make a limit, or change it: what its tasks may do in all processes on this database together.
+
+        Tasks name it in their options: ``queue.options(limit="api")``, or ``map(…, limit="api")``. What it does not
+        allow waits, and lets other tasks by.
+
+        Parameters
+        ----------
+        name : str
+            Of the limit; it belongs to no lane.
+        rate : str, optional
+            So many starts in any window of a time, such as "500/min", "8/s" or "1000/day"; default any number.
+        concurrency : int, optional
+            So many at once; default any number.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend, concurrency=8):
+        ...         await queue.limit("api", rate="500/min", concurrency=2)
+        ...         return await (await queue.map(abs, [-1, -2, -3], limit="api")).values()
+        >>> asyncio.run(main())
+        batch 1: 3 new
+        [1, 2, 3]
+        """
+        told = Limit(
+            None if rate is None else read_rate("rate", rate),
+            None if concurrency is None else checks.concurrency(concurrency),
+        )
+        await self._session_number()
+        await self.backend.limit(checks.text("name", name), told)
 
     # ---- looks ----
     @property

@@ -25,22 +25,28 @@ class Retry(SitqError):
     charge : bool
         Whether it counts as one of the task's retries; when none are left, the task fails. False: it runs again
         however often it asks for that.
+    everyone : bool
+        Whether the whole limit of the task waits so long: no task of it starts meanwhile, in any process. A task
+        without a limit fails with this.
 
     Examples
     --------
     >>> def ask(url):
     ...     answer = httpx.get(url)
     ...     if answer.status_code == 429:
-    ...         raise Retry(answer.headers["Retry-After"] + "s", charge=False)
+    ...         raise Retry(answer.headers["Retry-After"] + "s", charge=False, everyone=True)
     ...     return answer.json()
     >>> str(Retry("5m"))
     'asked to run again in 300 s'
     """
 
-    def __init__(self, delay: float | str, *, charge: bool = True):
+    def __init__(self, delay: float | str, *, charge: bool = True, everyone: bool = False):
         self.delay_s = seconds("delay", delay)
         if type(charge) is not bool:
             raise bad_type("charge", charge, "True or False")
+        if type(everyone) is not bool:
+            raise bad_type("everyone", everyone, "True or False")
+        self.everyone = everyone
         self.charge = charge
         super().__init__(f"asked to run again in {self.delay_s:g} s")
 

@@ -65,6 +65,8 @@ class Options:
     key: str | None = None  # one task per key while its row exists
     name: str | None = None  # shown in frames
     tags: str | None = None  # a JSON list
+    limit: str | None = None  # name of what it shares with others
+    rate: tuple[int, int] | None = None  # a limit of its function: so many starts in so many µs
     if_failed: str = "fail"  # what becomes of it if a task that it needs fails: fail, skip or drop
 
 
@@ -98,6 +100,7 @@ class Claim(NamedTuple):
     batch: int
     depends: bool = False  # whether it came after other tasks, whose values may be arguments
     checkpoint: bytes | None = None  # what an attempt before saved, sealed
+    limit: int | None = None  # row number
 
 
 class Told(NamedTuple):
@@ -128,6 +131,7 @@ class Completion(NamedTuple):
     started_at: int | None = None  # µs in UTC
     duration_s: float | None = None  # by a monotonic clock beside the function
     retry_at: int | None = None  # µs in UTC, with PENDING
+    everyone: bool = False  # with PENDING: nothing of its limit starts before ``retry_at``
     charge: bool = True  # whether the attempt counts as one that failed
     lost: bool = False  # with PENDING: what ran it died; FAILED when that has happened too often
 
@@ -278,6 +282,21 @@ class Rules(NamedTuple):
 
     max_failures: int | None = None
     max_error_rate: float | None = None  # a fraction of the tasks that ended
+
+
+class Limit(NamedTuple):
+    """What tasks may do in all processes together; None: anything."""
+
+    rate: tuple[int, int] | None = None  # so many starts in any window of so many µs
+    concurrency: int | None = None  # so many at once
+
+
+class WaitsFor(NamedTuple):
+    """A limit that tasks wait for."""
+
+    name: str
+    limit: Limit
+    paused_until: int  # µs in UTC; 0: it was never paused
 
 
 class Stop(NamedTuple):

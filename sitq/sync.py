@@ -139,6 +139,8 @@ class SyncTaskQueue:
         max_failures: int | None = None,
         max_error_rate: float | None = None,
         stop_when: Callable[[pd.DataFrame], Any] | None = None,
+        rate: str | None = None,
+        limit: str | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -156,6 +158,8 @@ class SyncTaskQueue:
             max_failures=max_failures,
             max_error_rate=max_error_rate,
             stop_when=stop_when,
+            rate=rate,
+            limit=limit,
             version=version,
             record_params=record_params,
             record_result=record_result,
@@ -239,6 +243,10 @@ class SyncTaskQueue:
     def rename(self, batch: SyncBatch | str, name: str) -> None:
         """Give a batch another name; see :meth:`TaskQueue.rename`."""
         self._call(self._queue.rename(batch.batch if isinstance(batch, SyncBatch) else batch, name))
+
+    def limit(self, name: str, *, rate: str | None = None, concurrency: int | None = None) -> None:
+        """Make a limit, or change it; see :meth:`TaskQueue.limit`."""
+        self._call(self._queue.limit(name, rate=rate, concurrency=concurrency))
 
     def retry(self, selection: Any, func: Callable[..., Any] | None = None) -> int:
         """Put failed and cancelled tasks back to pending; see :meth:`TaskQueue.retry`."""
@@ -366,6 +374,8 @@ class SyncTaskOptions:
         max_failures: int | None = None,
         max_error_rate: float | None = None,
         stop_when: Callable[[pd.DataFrame], Any] | None = None,
+        rate: str | None = None,
+        limit: str | None = None,
         version: str | None = None,
         record_params: bool = True,
         record_result: bool = True,
@@ -383,6 +393,8 @@ class SyncTaskOptions:
             max_failures=max_failures,
             max_error_rate=max_error_rate,
             stop_when=stop_when,
+            rate=rate,
+            limit=limit,
             version=version,
             record_params=record_params,
             record_result=record_result,

@@ -31,6 +31,7 @@ from sitq.rows import (
     Completion,
     Ended,
     Filter,
+    Limit,
     MapEnd,
     MapStart,
     Measures,
@@ -50,6 +51,7 @@ from sitq.rows import (
     TaskRow,
     Told,
     Version,
+    WaitsFor,
 )
 from sitq.sealing import Sealer
 
@@ -246,6 +248,18 @@ class Backend(ABC):
     @abstractmethod
     async def stale(self, batch: int) -> list[tuple[int, int]]:
         """Return the completed tasks of a batch that other code made than its current version, with their versions."""
+
+    @abstractmethod
+    async def limit(self, name: str, limit: Limit) -> None:
+        """Make or change a limit: how many of its tasks start in any window, and run at once, in all processes.
+
+        A limit belongs to no lane. Tasks name it in their options; those with a rate share one of their function. What
+        it does not allow waits, and lets others by; its worker looks again when the next start is allowed.
+        """
+
+    @abstractmethod
+    async def waits_for(self, batch: int) -> list[WaitsFor]:
+        """Return the limits of the tasks of a batch that could run otherwise."""
 
     # ---- work ----
     @abstractmethod

@@ -21,6 +21,7 @@ from sitq.backends.group import (
     due,
     remove,
 )
+from sitq.backends.limiting import limit_of
 from sitq.backends.ruling import end_map, store_rules
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
@@ -31,6 +32,7 @@ UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.va
 RENEW = {
     n: "UPDATE tasks SET function = ?1, version = ?2, priority = ?3, timeout_s = ?4, retry = ?5, name = ?6, tags = ?7,"
     " run_at = iif(failures, run_at, ?8), waits = iif(failures, waits, waits & ~1 | ?9),"  # a retry's pause goes on
+    " limited = ?10,"
     " params = v.column2, arguments = v.column3"
     f" FROM (VALUES {', '.join(['(?, ?, ?)'] * n)}) AS v WHERE tasks.number = v.column1 AND tasks.state = 0"
     for n in BLOCKS
@@ -130,6 +132,7 @@ def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
             options.tags,
             run_at,
             waits,
+            limit_of(group, options, function),
         )
         for size, block in blocks(values, 3):
             group.execute(RENEW[size], (*shared, *block))

@@ -13,6 +13,7 @@ from sitq.backends.batching import ack_batch, check_mapping
 from sitq.backends.committing import came_through
 from sitq.backends.depending import depend
 from sitq.backends.group import BLOCKS, INLINE_BYTES, SCHEDULED, Caches, Group, blocks, due, is_stored, now_us, remove
+from sitq.backends.limiting import limit_of
 from sitq.backends.working import promote
 from sitq.models import PENDING, PROCESSING, Waits
 from sitq.rows import Claim, NewTasks, Options
@@ -22,7 +23,8 @@ from sitq.sealing import ARGUMENTS, Sealer
 OF_A_TASK = "number, position, params, arguments"
 OF_A_POINT = "number, position, params, arguments, identity, occurrence"
 OF_A_REQUEST = (
-    "waits, lane, priority, origin, function, batch, version, enqueued_at, run_at, timeout_s, retry, key, name, tags"
+    "waits, lane, priority, origin, function, batch, version, enqueued_at, run_at, timeout_s, retry, key, name, tags,"
+    " limited"
 )
 SHARED_VALUES = ", ".join("?" * (OF_A_REQUEST.count(",") + 1))
 
@@ -51,7 +53,7 @@ INSERT_CLAIMED = (
     " attempt, started_at) SELECT 1, ?, ?, ?, ?, ?, ?, 1, ?, 1, ? FROM meta WHERE name = 'last_deleted' AND value < ?"
     " AND NOT (SELECT paused FROM lanes WHERE number = 1)"
     " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
-    " AND NOT EXISTS (SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = 1)"
+    " AND NOT EXISTS (SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = 1 AND limited IS NULL)"
 )
 UNACKED = Waits.UNACKED.value  # & of an IntFlag takes 1.4 µs
 
@@ -94,7 +96,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
             check_mapping(group, batch, request.session)
         first = number + 1
         position = request.position if batch else None
-        shared = shared_values(request, waits, lane, function, group.now, run_at)
+        limit = limit_of(group, options, request.function)
+        shared = shared_values(request, waits, lane, function, group.now, run_at, limit)
         are_points = bool(request.calls) and request.calls[0].point is not None
         if not runs or runs[-1][:2] != (shared, are_points):
             runs.append((shared, are_points, []))
@@ -139,7 +142,7 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
 
 
 def shared_values(
-    request: NewTasks, waits: int, lane: int, function: int, now: int, run_at: int | None
+    request: NewTasks, waits: int, lane: int, function: int, now: int, run_at: int | None, limit: int | None
 ) -> tuple[Any, ...]:
     """Return what the tasks of a request share, in the order of the columns."""
     options = request.options
@@ -158,6 +161,7 @@ def shared_values(
         options.key,
         options.name,
         options.tags,
+        limit,
     )
 
 
@@ -256,6 +260,8 @@ def is_plain(options: Options) -> bool:
         and options.key is None
         and options.name is None
         and options.tags is None
+        and options.limit is None
+        and options.rate is None
     )
 
 

@@ -37,6 +37,7 @@ class Caches:
     functions: dict[bytes, int] = field(default_factory=dict)  # by digest
     last_task: int = 0  # highest number that this process gave; another one may have given higher ones
     next_due: int | None = None  # when the next scheduled task is due, in µs
+    limits: bool = False  # whether there are any; none is ever deleted
     lossy: int = 0  # whether there are pending tasks that lost a worker
     due_until: int = 0  # until then the two are known; scheduled tasks of other processes come with a look
     noted: int = 0  # transitions that this process wrote to the changes since it looked at what is too old there
@@ -72,6 +73,7 @@ class Group:
         ] = {}  # (lane, batch) -> added, removed, completed, failed, cancelled
         self.new: list[int] = []  # numbers of new tasks
         self.claimable = False  # something may be claimed now
+        self.look_at: int | None = None  # when there may be something to claim, in µs
         self.empties = False  # a worker claims nothing, so that it is soon empty for a task that is to run alone
         self.known = Caches({}, {})  # for the caches, once committed
         self.undo: list[tuple[Claimer, int, int, bool]] = []
@@ -136,6 +138,10 @@ class Group:
         """Remember when a task is due."""
         caches = self.caches
         caches.next_due = run_at if caches.next_due is None else min(caches.next_due, run_at)
+
+    def look_again(self, at: int) -> None:
+        """Remember when there may be something to claim; what is due, and what is new, is known without."""
+        self.look_at = at if self.look_at is None else min(self.look_at, at)
 
     def take_back(self) -> None:
         """Undo what was changed in memory."""
@@ -321,9 +327,13 @@ def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
 def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:
     """Return where to look for pending tasks and by which condition; first for those that wait.
 
-    There is an index for those that wait and one for those that do not, and none for both: ``state = 0`` alone would
+    There is an index for those that wait and two for those that do not, and none for all: ``state = 0`` alone would
     read every finished row. Numbers need no index.
     """
     if tasks.numbers is not None:
         return (("tasks", "state = 0"),)
-    return ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"), ("tasks", "state = 0 AND waits = 0")
+    return (
+        ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"),
+        ("tasks", "state = 0 AND waits = 0 AND limited IS NULL"),
+        ("tasks", "state = 0 AND waits = 0 AND limited IS NOT NULL"),
+    )

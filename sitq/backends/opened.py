@@ -295,6 +295,8 @@ class Transaction(Group):
             telling.tidy(opened.backend.folder, self.saved, self.gone)
         if self.caches.next_due is not None and self.claimable and any(claimer.free > 0 for claimer in opened.claimers):
             opened.writer.set_alarm(self.caches.next_due / MICROSECONDS, opened.look)
+        if self.look_at is not None and any(claimer.free > 0 for claimer in opened.claimers):
+            opened.writer.set_alarm(self.look_at / MICROSECONDS, opened.look)
         if self.empties:  # … for nothing, if another worker took that task
             opened.writer.set_alarm(time.time() + EMPTYING_S, opened.look)
         listeners = opened.backend.listeners

@@ -252,6 +252,11 @@ FROM tasks WHERE number = ?
 NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
+WAITS_FOR = """
+SELECT name, starts, period, concurrency, paused_until FROM limits WHERE EXISTS (
+    SELECT 1 FROM tasks INDEXED BY tasks_limited
+    WHERE limited = limits.number AND state = 0 AND waits = 0 AND batch = ?)
+"""
 STOP = "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"

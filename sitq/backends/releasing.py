@@ -106,5 +106,6 @@ def finish_without_worker(
     )
     group.count(lane, batch, state)
     group.change(state, [number])
+    group.note(PENDING, ())  # others may wait for its limit
     if state == FAILED and batch:
         keep_rules(group, [(batch, kind_of("WorkerLost", error))])

@@ -95,6 +95,17 @@ CREATE TABLE versions (
 );
 CREATE INDEX versions_of_batch ON versions (batch);
 
+-- What tasks may do in all processes together.
+CREATE TABLE limits (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    starts INTEGER,  -- so many in any window …
+    period INTEGER,  -- … of so many µs; NULL: any number
+    concurrency INTEGER,  -- so many at once; NULL: any number
+    paused_until INTEGER NOT NULL DEFAULT 0,  -- µs in UTC
+    spent TEXT NOT NULL DEFAULT '[]'  -- starts that count, JSON: [first, last, how many] of groups, oldest first
+);
+
 -- The task row is its last attempt. Numbers are dense and never used again: the next one follows the highest row and
 -- meta's last_deleted. AUTOINCREMENT would write one more page with each task, a fifth of the time of an enqueue.
 CREATE TABLE tasks (
@@ -114,6 +125,7 @@ CREATE TABLE tasks (
     batch INTEGER NOT NULL DEFAULT 0,  -- 0: none; negative: of this batch, but its last map did not ask for it
     position INTEGER,
     version INTEGER,
+    limited INTEGER,  -- number of its limit
     enqueued_at INTEGER NOT NULL,
     started_at INTEGER,
     finished_at INTEGER,
@@ -134,7 +146,10 @@ CREATE TABLE tasks (
     arguments BLOB,  -- sealed; NULL: in payloads
     value BLOB  -- sealed; NULL with a completed task: in payloads
 );
-CREATE INDEX tasks_claimable ON tasks (lane, priority DESC, number) WHERE state = 0 AND waits = 0;
+CREATE INDEX tasks_claimable ON tasks (lane, priority DESC, number) WHERE state = 0 AND waits = 0 AND limited IS NULL;
+CREATE INDEX tasks_limited ON tasks (limited, lane, priority DESC, number)
+    WHERE state = 0 AND waits = 0 AND limited IS NOT NULL;
+CREATE INDEX tasks_limited_running ON tasks (limited) WHERE state = 1 AND limited IS NOT NULL;
 CREATE INDEX tasks_processing ON tasks (session) WHERE state = 1;
 CREATE INDEX tasks_scheduled ON tasks (run_at) WHERE state = 0 AND waits & 1;
 CREATE INDEX tasks_waiting ON tasks (batch, lane) WHERE state = 0 AND waits <> 0;

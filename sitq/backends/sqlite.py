@@ -30,6 +30,7 @@ from sitq.backends import (
     group,
     guard,
     lately,
+    limiting,
     living,
     queries,
     releasing,
@@ -57,6 +58,7 @@ from sitq.rows import (
     Completion,
     Ended,
     Filter,
+    Limit,
     MapEnd,
     MapStart,
     Measures,
@@ -76,6 +78,7 @@ from sitq.rows import (
     TaskRow,
     Told,
     Version,
+    WaitsFor,
 )
 
 log = logging.getLogger("sitq")
@@ -327,6 +330,17 @@ class SQLiteBackend(Backend):
     async def stale(self, batch: int) -> list[tuple[int, int]]:
         """Return the completed tasks of a batch that other code made than its current version, and the versions."""
         return list(await self._open.read(queries.STALE, (batch,)))
+
+    async def limit(self, name: str, limit: Limit) -> None:
+        """Make or change a limit."""
+        await self._open.writer.write(STEER, limiting.store_limits, (name, limit))
+
+    async def waits_for(self, batch: int) -> list[WaitsFor]:
+        """Return the limits of the tasks of a batch that could run otherwise."""
+        return [
+            WaitsFor(name, Limit(None if starts is None else (starts, period), concurrency), paused_until)
+            for name, starts, period, concurrency, paused_until in await self._open.read(queries.WAITS_FOR, (batch,))
+        ]
 
     # ---- work ----
     async def claim(self, session: int, n: int, lanes: Sequence[str]) -> list[Claim]:

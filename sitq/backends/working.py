@@ -10,6 +10,7 @@ from sitq.backends import telling
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
+from sitq.backends.limiting import Allowance, allowances, free, pause_limit, spend
 from sitq.backends.releasing import lose
 from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
@@ -20,12 +21,17 @@ from sitq.sealing import RESULT
 
 LAST_S = 60  # so long a task with a loss lets the others go first
 
-READY = "SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND lane = ? LIMIT 1"
+READY = "SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND limited IS NULL AND lane = ? LIMIT 1"
+FIRST = (  # those of a lane in order, without a limit or with one
+    "SELECT priority, number FROM tasks WHERE state = 0 AND waits = 0 AND {limited} AND lane = ? AND {which}"
+    " ORDER BY priority DESC, number LIMIT ?"
+)
 LOSSY = "SELECT EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0)"
 OVERDUE = (
     "SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0 AND waits = 0 AND lane = ?1"
     " AND NOT (SELECT paused FROM lanes WHERE number = ?1) AND coalesce(run_at, 0) <= ?2"
-    " AND (SELECT coalesce(max(finished_at), 0) FROM attempts WHERE task = tasks.number) <= ?2 LIMIT 1"
+    " AND (SELECT coalesce(max(finished_at), 0) FROM attempts WHERE task = tasks.number) <= ?2"
+    " AND (limited IS NULL OR limited IN (SELECT value FROM json_each(?3))) LIMIT 1"
 )
 
 
@@ -61,44 +67,57 @@ def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
         claims: list[Claim] = []
         lanes = [group.lane(name) for name in request.lanes]
         lanes = lanes[request.turn % len(lanes) :] + lanes[: request.turn % len(lanes)]
-        if not group.new:  # a look that finds nothing costs 4 µs, and one that would claim 30
+        allowed = allowances(group) if group.caches.limits else []
+        if not group.new and not allowed:  # a look that finds nothing costs 4 µs, and one that would claim 30
             lanes = [lane for lane in lanes if group.execute(READY, (lane,)).fetchone()]
-        first = overdue(group, lanes) if group.caches.lossy else []
+        first = overdue(group, lanes, allowed) if group.caches.lossy else []
         for lane in lanes if not first else ():
             if len(claims) < request.n:
-                claims += claim_lane(group, request.session, request.n - len(claims), lane, "losses = 0")
+                claims += claim_lane(group, request.session, request.n - len(claims), lane, "losses = 0", allowed)
         if first and request.clean:
             group.empties = True
         elif not claims and not request.clean and request.n > 0:
             for lane in first or lanes:
                 if not claims:
-                    claims = claim_lane(group, request.session, 1, lane, "losses > 0")
+                    claims = claim_lane(group, request.session, 1, lane, "losses > 0", allowed)
         answers.append(claims)
         group.change(PROCESSING, [c.number for c in claims])
     return answers
 
 
-def overdue(group: Group, lanes: Iterable[int]) -> list[int]:
+def overdue(group: Group, lanes: Iterable[int], allowed: Iterable[Allowance]) -> list[int]:
     """Return the lanes where a task with a loss waited so long that a worker takes nothing else until it is empty."""
     since = group.now - LAST_S * MICROSECONDS
-    return [lane for lane in lanes if group.execute(OVERDUE, (lane, since)).fetchone()]
+    limits = json.dumps([allowance.limit for allowance in allowed])
+    return [lane for lane in lanes if group.execute(OVERDUE, (lane, since, limits)).fetchone()]
 
 
-def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> list[Claim]:
-    """Claim up to n tasks of a lane, in order."""
+def claim_lane(
+    group: Group, session: int, n: int, lane: int, which: str, allowed: Sequence[Allowance] = ()
+) -> list[Claim]:
+    """Claim up to n tasks of a lane, in order, of each limit no more than it allows."""
+    first = FIRST.format(limited="limited IS NULL", which=which)
+    values = [lane, n]
+    limits = [allowance for allowance in allowed if allowance.left > 0]
+    if limits:
+        several = [first, *[FIRST.format(limited="limited = ?", which=which)] * len(limits)]
+        first = " UNION ALL ".join(f"SELECT * FROM ({one})" for one in several)
+        first = f"SELECT number FROM ({first}) ORDER BY priority DESC, number LIMIT ?"
+        for allowance in limits:
+            values += (allowance.limit, lane, min(n, allowance.left))
+        values.append(n)
     rows = group.execute(
         "UPDATE tasks SET state = 1, session = ?, attempt = attempt + 1, started_at = ? WHERE number IN ("
-        " SELECT number FROM tasks WHERE state = 0 AND waits = 0 AND lane = ?"
-        f" AND {which} AND NOT (SELECT paused FROM lanes WHERE number = ?)"
+        f"SELECT number FROM ({first}))"
+        " AND NOT (SELECT paused FROM lanes WHERE number = ?)"
         " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
-        " ORDER BY priority DESC, number LIMIT ?)"
         " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch,"
-        " depends, CASE WHEN attempt > 1 THEN (SELECT sealed FROM checkpoints WHERE task = number) END",
-        (session, group.now, lane, lane, session, n),
+        " depends, limited, CASE WHEN attempt > 1 THEN (SELECT sealed FROM checkpoints WHERE task = number) END",
+        (session, group.now, *values, lane, session),
     ).fetchall()
     if len(rows) > 1:
         rows.sort(key=lambda row: (-row[0], row[1]))  # RETURNING keeps no order
-    return [
+    claims = [
         Claim(
             number,
             attempt,
@@ -113,6 +132,7 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
             batch,
             bool(depends),
             saved,
+            limit,
         )
         for (
             _,
@@ -127,9 +147,12 @@ def claim_lane(group: Group, session: int, n: int, lane: int, which: str) -> lis
             version,
             batch,
             depends,
+            limit,
             saved,
         ) in rows
     ]
+    spend(group, limits, claims)
+    return claims
 
 
 def promote(group: Group) -> bool:
@@ -139,6 +162,7 @@ def promote(group: Group) -> bool:
         return False
     group.execute("UPDATE tasks SET waits = waits & ~1 WHERE state = 0 AND waits & 1 AND run_at <= ?", (group.now,))
     (caches.next_due,) = group.execute("SELECT min(run_at) FROM tasks WHERE state = 0 AND waits & 1").fetchone()
+    caches.limits = caches.limits or group.execute("SELECT 1 FROM limits LIMIT 1").fetchone() is not None
     (caches.lossy,) = group.execute(LOSSY).fetchone()
     caches.due_until = group.now + MICROSECONDS
     return True
@@ -203,6 +227,8 @@ def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
         if claimer is not None and freed:
             busy = claimer.busy - freed
             group.slots(claimer, claimer.free + freed, busy, claimer.alone and busy > 0)
+        if group.caches.limits and (limits := [c.claim.limit for c in wanted if c.claim.limit is not None]):
+            free(group, limits)
         if others:  # failures, perhaps
             keep_rules(group, [ending(c) for c in wanted if c.claim.batch and c.state in (COMPLETED, FAILED)])
         answers.append([accepted[c.claim.number] for c in completions])
@@ -324,5 +350,7 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
     elif c.claim.batch:
         go_on(group, number)
     group.change(c.state, [number])
+    if c.everyone and c.retry_at is not None and c.claim.limit is not None:
+        pause_limit(group, c.claim.limit, c.retry_at)
     if again and c.claim.batch:
         obey(group, number, c.claim.batch)

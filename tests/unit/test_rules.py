@@ -15,6 +15,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import InvalidArgument, InvalidType
 from sitq.rows import Rules, Stop
 from sitq.rules import ALIKE, broken, kind_of
+from sitq.stopping import StopWhen
 from tests.cells import function, ran
 from tests.stage import LONG_S
 
@@ -190,6 +191,19 @@ async def test_stop_when_is_asked_of_what_had_finished_before(queue: sitq.TaskQu
     assert await queue.counts(batch) == sitq.Counts(completed=3, cancelled=2)
     without = await queue.map(function("return x"), range(5), name="svc")
     assert await run(without) == sitq.Counts(completed=5)
+
+
+async def test_a_look_at_everything_shows_only_what_is_new(queue: sitq.TaskQueue) -> None:
+    seen: list[list[int]] = []
+    batch = await queue.map(function("return x"), range(3), name="svc")
+    await run(batch)
+    stop_when = StopWhen(queue, batch.batch_number, lambda df: seen.append(df["result"].tolist()))
+    for _ in range(2):
+        assert not await stop_when.says(batch._numbers)
+    await queue.rerun(batch[1])
+    await run(batch)
+    assert not await stop_when.says(batch._numbers)
+    assert seen == [[0, 1, 2], [1]]
 
 
 async def test_stop_when_that_raises_pauses_the_batch_and_says_why(queue: sitq.TaskQueue) -> None:
