@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
 from sitq.awaiting import reader
-from sitq.errors import InvalidArgument, TaskNotFound, bad_type, bad_value, nearest
+from sitq.errors import BatchPaused, InvalidArgument, TaskNotFound, bad_type, bad_value, nearest
 from sitq.history import history
 from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
@@ -43,9 +43,11 @@ def _bare(columns: Iterable[str]) -> list[str]:
 class Batch:
     """The tasks of one ``map``, in the order of its rows.
 
-    ``await batch`` shows a live bar, waits until every task has ended, and returns the batch; it never raises for
-    failed tasks. ``batch[i]`` is the id of row i, ``len(batch)`` their number. Iterated, it gives
-    references: ``queue.map(score, batch)`` runs ``score`` on the value of each task.
+    ``await batch`` shows a live bar, waits until every task has ended, and returns the batch. It does not raise for
+    failed tasks, but where the batch has paused itself, since twenty failures in a row were alike.
+
+    ``batch[i]`` is the id of row i, ``len(batch)`` their number. Iterated, it gives references:
+    ``queue.map(score, batch)`` runs ``score`` on the value of each task.
 
     Attributes
     ----------
@@ -213,6 +215,8 @@ class Batch:
 
         Raises
         ------
+        BatchPaused
+            Failures in a row were alike, so that it has paused itself, and nothing of it runs any more.
         Interrupted
             The kernel was interrupted. The tasks go on.
         """
@@ -223,14 +227,25 @@ class Batch:
             while True:
                 counts = await self._counts()
                 watch.reset(counts)
-                if not counts.processing and (self._bar is None or self._bar.ended):
-                    await self._tell_stop()
+                if not counts.processing:
+                    await self._raise_if_paused(counts)
+                    if self._bar is None or self._bar.ended:
+                        await self._tell_stop()
                 if watch.left <= 0:
                     await self.plot._catch_up()
                     return True
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
                 await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic()))
+
+    async def _raise_if_paused(self, counts: Counts) -> None:
+        """End a wait that nobody may be there to end: of a notebook that runs by itself, at night."""
+        stop = await self.queue.backend.stop(self.batch_number) if counts.pending else None
+        if stop is not None and not stop.ends:
+            raise BatchPaused(
+                f"{self._title} {told(stop)}. {counts.pending:,} tasks wait: mend the function and run its map again,"
+                " or let them go with `await batch.resume()`; `await batch.retry()` tries the failed ones"
+            )
 
     async def _tell_stop(self) -> None:
         """Say, once, which rule has stopped the batch."""
@@ -320,7 +335,10 @@ class Batch:
         with Watch(self, remaining) as watch:
             while remaining:
                 ended = watch.take()
-                over = not ended and not (await self._counts()).left
+                counts = await self._counts() if not ended else None
+                over = counts is not None and not counts.left
+                if counts is not None and not counts.processing:
+                    await self._raise_if_paused(counts)
                 if ended is None or over:  # at first, after a gap, and in the end: look at all
                     states = await self.queue.backend.states(sorted(remaining))
                     remaining.intersection_update(states)  # others were purged

@@ -8,6 +8,7 @@
     ├── TaskNotFound (LookupError)        an id that names no task of this database
     ├── BatchNotFound (LookupError)       a name that no batch has
     ├── BatchExists (ValueError)          a name that a batch has already
+    ├── BatchPaused (RuntimeError)        a wait for a batch that has paused itself, since its failures are alike
     ├── TaskFailed (RuntimeError)         the task ended as failed; carries its traceback as text
     ├── TaskCancelled (RuntimeError)      the task was cancelled
     ├── TaskTimeout (TimeoutError)        the error of a task that ran longer than its timeout
@@ -68,6 +69,10 @@ class BatchNotFound(SitqError, LookupError):
 
 class BatchExists(SitqError, ValueError):
     """A name that a batch of this database has already."""
+
+
+class BatchPaused(SitqError, RuntimeError):
+    """A wait for a batch that has paused itself, since failures in a row were alike; what is left waits."""
 
 
 class CodeChanged(SitqError, RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import sitq
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.errors import InvalidArgument, InvalidType
+from sitq.errors import BatchPaused, InvalidArgument, InvalidType
 from sitq.rows import Rules, Stop
 from sitq.rules import ALIKE, broken, kind_of
 from sitq.stopping import StopWhen
@@ -57,6 +58,10 @@ async def run_until_paused(batch: sitq.Batch) -> sitq.Counts:
         while await batch.queue.backend.stop(batch.batch_number) is None:
             await asyncio.sleep(0.01)
     return await batch.queue.counts(batch)
+
+
+async def completed_of(batch: sitq.Batch) -> list[Any]:
+    return [result async for result in batch.as_completed()]
 
 
 # ---- a batch ends ----
@@ -132,9 +137,12 @@ async def test_a_batch_without_a_name_has_rules_too(queue: sitq.TaskQueue) -> No
 async def test_failures_that_are_all_alike_pause_a_batch(queue: sitq.TaskQueue, lines: Any) -> None:
     batch = await queue.map(function(FAILS), range(50), name="svc")
     assert (await run_until_paused(batch)).pending == 25
-    assert not await batch.wait(0)
     why = "20 failures in a row were alike: ValueError: # is too much"
-    assert lines() == ["svc: 50 new", f"svc: paused: {why}"]
+    for wait in (batch.wait, batch.values, batch.results, partial(completed_of, batch)):
+        with pytest.raises(BatchPaused, match=rf"^svc paused: {why}. 25 tasks wait: mend the function") as caught:
+            await asyncio.wait_for(wait(), LONG_S)
+    assert "`await batch.resume()`" in str(caught.value)
+    assert lines() == ["svc: 50 new"]
     assert (await batch._progress.look()).warnings[0] == (
         f"paused: {why} · `await batch.retry()` runs the failures again, `await batch.resume()` the rest"
     )
