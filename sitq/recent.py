@@ -96,9 +96,8 @@ class Recent:
         self._mark = found.mark
         if found.whole:
             self._rows = found.rows
-        elif found.rows:
-            known = set(self._rows[-len(found.rows) - 1000 :])  # a task may end twice between two looks
-            self._rows += [row for row in found.rows if row not in known]
+        elif found.again:
+            self._rows = [row for row in self._rows if row.number not in found.again] + found.rows
             self._rows.sort(key=lambda row: row.finished_at)
         del self._rows[: max(bisect_left(self._rows, since, key=lambda row: row.finished_at), len(self._rows) - MOST)]
 

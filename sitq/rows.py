@@ -408,6 +408,7 @@ class Ended(NamedTuple):
     mark: int  # handed back, only what comes later is read
     whole: bool  # all that is remembered of the time asked for; else what came after the mark
     rows: list[EndedRow]  # in the order of their ends
+    again: frozenset[int]  # tasks that had ended, and have entered a state after the mark: earlier rows are outdated
 
 
 class Aged(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sitq.backends import queries
 from sitq.backends.changes import unpack_numbers
-from sitq.models import FAILED, FINAL
+from sitq.models import FAILED, FINAL, PENDING
 from sitq.rows import Aged, Ended, EndedRow
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
@@ -22,7 +22,7 @@ TASKS_AT_ONCE = 500  # more would stall the loop that takes them
 FIRST_IN_LINE = 1000  # tasks of each priority among which the one that waited longest is looked for
 
 _FINAL = ", ".join(map(str, FINAL))
-NEW_CHANGES = f"SELECT number, tasks FROM changes WHERE number > ? AND state IN ({_FINAL}) ORDER BY number"
+NEW_CHANGES = f"SELECT number, tasks FROM changes WHERE number > ? AND state IN ({PENDING}, {_FINAL}) ORDER BY number"
 # The limit counts rows of every state, so that a stretch without an end of a task costs no more.
 OLD_CHANGES = f"""
 SELECT number, CASE WHEN state IN ({_FINAL}) THEN tasks ELSE x'' END FROM changes
@@ -84,16 +84,17 @@ async def ended(read: Read, lane: str | None, since: int, after: int, most: int)
     found: dict[int, EndedRow] = {}
     if after and oldest <= after + 1:  # else more was forgotten than was read
         changes = await read(NEW_CHANGES, (after,))
+        again = frozenset(number for _, blob in changes for number in unpack_numbers(blob))
         await _take(read, changes, lane, since, found)
         newest = max(newest, after, changes[-1][0] if changes else 0)
         whole = False
     else:
-        before, whole = newest + 1, True
+        before, whole, again = newest + 1, True, frozenset()
         while len(found) < most and (changes := await read(OLD_CHANGES, (before,))):
             if not await _take(read, changes, lane, since, found):
                 break
             before = changes[-1][0]
-    return Ended(newest, whole, sorted(found.values(), key=lambda row: row.finished_at)[-most:])
+    return Ended(newest, whole, sorted(found.values(), key=lambda row: row.finished_at)[-most:], again)
 
 
 async def _take(
