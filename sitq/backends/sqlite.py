@@ -474,7 +474,7 @@ class SQLiteBackend(Backend):
     async def stored_call(self, number: int) -> Claim | None:
         """Return a task's call as a claim holds it."""
         rows = await self._open.read(queries.STORED_CALL, (number,))
-        return Claim._make((*rows[0], None)) if rows else None
+        return Claim(*rows[0]) if rows else None
 
     async def needed(self, number: int) -> list[int]:
         """Return the tasks whose values are arguments of a task."""
