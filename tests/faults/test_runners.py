@@ -70,8 +70,10 @@ async def test_they_end_also_where_a_fork_of_the_worker_holds_their_pipe_open(tm
         import time
         time.sleep(600)
     """
-    async with script(tmp_path, "hold", fork.strip()) as worker:
+    # The task forks too, so that the system is not asked any more to kill its process with the worker.
+    async with script(tmp_path, "hold_with_child", fork.strip()) as worker:
         pid = await begun(tmp_path / "task")
+        await begun(tmp_path / "child")
         fork_pid = await begun(tmp_path / "fork")
         try:
             worker.kill()

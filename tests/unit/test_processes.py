@@ -332,12 +332,12 @@ async def test_a_serializer_that_cannot_be_pickled_is_named(executor: ProcessExe
 @by_value
 def tell_all() -> tuple[Any, ...]:
     task = current_task()
+    before = task.load()
+    task.save({"epoch": 3})
     for i in range(1000):
         task.log(loss=1 / (i + 1))
     task.progress(3, 4, "soon")
     task.note("a word", status=204)
-    before = task.load()
-    task.save({"epoch": 3})
     return task.id, task.attempt, before, task.load()
 
 
@@ -351,8 +351,8 @@ async def test_what_a_task_tells_arrives_before_its_outcome(executor: ProcessExe
     assert report is not None
     assert report.progress == Progress(3, 4, "soon")
     assert report.notes == {"note": "a word", "status": 204}
-    # load() lets the steps go on where the checkpoint was saved; until then they count from 0.
-    assert [metric.step for metric in report.metrics] == list(range(1000))
+    # load() lets the steps go on where the checkpoint was saved.
+    assert [metric.step for metric in report.metrics] == list(range(5, 1005))
     assert report.checkpoint is not None
     assert report.checkpoint.payload == SERIALIZER.dumps({"epoch": 3})
 
@@ -462,6 +462,14 @@ async def test_a_process_that_dies_loses_its_own_call_and_another_takes_its_plac
     assert await delivered.value(2)
 
 
+async def test_a_process_that_dies_is_noticed_though_one_that_it_forked_lives_and_that_ends_too(
+    executor: ProcessExecutor, delivered: Delivered, tmp_path: Path
+) -> None:
+    executor.submit(1, call(runners.leave_a_child, str(tmp_path / "child")))
+    assert (await delivered.one(1)).was_lost
+    await ended(await begun(tmp_path / "child"))
+
+
 async def test_a_process_killed_from_outside_says_by_which_signal(
     executor: ProcessExecutor, delivered: Delivered, tmp_path: Path
 ) -> None:
@@ -534,6 +542,26 @@ async def test_closing_ends_every_process_and_it_may_be_opened_again(delivered: 
     assert await again.value(1) not in busy
     await executor.close()
     assert set(delivered.outcomes) == {1}
+
+
+def test_what_ends_late_from_a_loop_that_was_closed_is_not_taken_for_a_new_call(tmp_path: Path) -> None:
+    executor = ProcessExecutor()
+
+    async def first() -> None:
+        await executor.open(Delivered().take, 1)
+        executor.submit(1, call(runners.hold, str(tmp_path / "task")))
+        await begun(tmp_path / "task")
+
+    async def second() -> None:
+        await executor.close()
+        delivered = Delivered()
+        await executor.open(delivered.take, 1)
+        executor.submit(1, call(runners.pid))
+        assert await delivered.value(1)
+        await executor.close()
+
+    asyncio.run(first())
+    asyncio.run(second())
 
 
 async def test_a_process_that_cannot_start_fails_its_task_and_says_so(
