@@ -32,6 +32,9 @@ class Plots:
         self._queue = queue
         self._batch = batch
 
+    def __repr__(self) -> str:
+        return f"<Plots of {self._batch or self._queue!r}: {_listed(Plots)}>"
+
     @reader("ax = await batch.plot.durations()")
     async def durations(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
         """Draw a histogram of run times; see :func:`sitq.plots.durations`."""
@@ -160,6 +163,9 @@ class SyncPlots:
         self._queue = queue
         self._plots = plots
 
+    def __repr__(self) -> str:
+        return repr(self._plots).replace("<Plots of <", "<SyncPlots of <Sync", 1)
+
     def durations(self, ax: Axes | None = None, by: str | None = None, *, live: bool = False) -> Any:
         """Draw a histogram of run times; see :func:`sitq.plots.durations`."""
         return self._draw("durations", live, ax=ax, by=by)
@@ -232,3 +238,7 @@ def _draw(name: str, given: dict[str, pd.DataFrame], live: bool, **settings: Any
         if not live:
             raise
         return None
+
+
+def _listed(kind: type) -> str:
+    return ", ".join(name for name in vars(kind) if not name.startswith("_"))

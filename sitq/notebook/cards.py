@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sitq.errors import shown
+from sitq.errors import SitqError, shown
 from sitq.notebook.html import bar_html
 from sitq.notebook.pieces import (
     BOX,
@@ -22,6 +22,7 @@ from sitq.notebook.pieces import (
     failure,
     in_words,
     more,
+    pre,
     split,
     stack,
     swatch,
@@ -147,7 +148,20 @@ def result_card(result: Result) -> str:
     below = more(len(result.params)) + more(len(result.notes))
     if result.is_failed():
         below += failure(result.error_type or "Error", result.error or "", result.task_id, result.traceback)
+    below += _output(result)
     return _card("result", f"{result.task_id} {result.name}", str(result.status), rows, below)
+
+
+def _output(result: Result) -> str:
+    """Draw the end of what the last attempt printed, to unfold; figures are for ``result.show()``."""
+    try:
+        printed = result.output
+    except SitqError:  # of a stranger; who asks for it is told
+        return ""
+    if not printed.strip():
+        return ""
+    heading = tag("summary", f"output: {amount(len(printed.splitlines()), 'line')}", "cursor: pointer")
+    return tag("details", heading + pre(printed), "margin: 2px 0", kind="sitq-output")
 
 
 def task_line(task: Task) -> str:

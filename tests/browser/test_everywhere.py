@@ -27,12 +27,12 @@ async def train(rate):
         raise ValueError(f"the loss is not a number at rate {{rate}} {evil}")
     return {{"loss": rate}}
 queue = await sitq.open("{name}.db", concurrency=2)
-batch = await queue.map(train, range({tasks}), name="{name} {evil}")
+batch = await queue.map(train, range({tasks}), name="{title}")
 """
 
 
 def opening(name: str, *, tasks: int, seconds: float, evil: str = "") -> str:
-    return OPEN.format(name=name, tasks=tasks, seconds=seconds, evil=evil)
+    return OPEN.format(name=name, title=f"{name} {evil}".strip(), tasks=tasks, seconds=seconds, evil=evil)
 
 
 # ---- Notebook 7 ----

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sitq.errors import shown
+from sitq.errors import UntrustedPayload, shown
 from sitq.models import Best, Counts, FailureGroup, Result, RunningTask, Snapshot, Status, Task
 from sitq.notebook.cards import (
     batch_card,
@@ -28,6 +28,7 @@ from sitq.notebook.html import bar_html, bar_text, failures_html
 from sitq.notebook.pieces import COLOURS, SIGNS
 from sitq.notebook.words import clean, ending, masked, one_line, tail
 from sitq.overview import Overview
+from sitq.reports import DISPLAY
 
 EVIL = {
     "script": "<script>alert(1)</script>",
@@ -64,7 +65,14 @@ def result(**changes: Any) -> Result:
     usual: dict[str, Any] = dict.fromkeys(Result.__dataclass_fields__)
     usual |= {"task_id": "7k2m9qpa-x4tqe", "status": Status.COMPLETED, "duration_s": 0.25, "notes": {}}
     usual |= {"finished_at": datetime(2026, 1, 1, 12), "attempts": 1, "worker": "w", "name": "train", "params": {}}
+    usual["_read_output"] = list
     return Result(**usual | {"_load": lambda: pytest.fail("unpickled")} | changes)
+
+
+def said(text: str) -> dict[str, Any]:
+    """What a task tells besides."""
+    printed = [("stdout", f"loss: {text}\n"), (DISPLAY, '{"data": {}}'), ("stderr", text)]
+    return {"notes": {text: text}, "_read_output": lambda: printed}
 
 
 def task(**changes: Any) -> Task:
@@ -115,7 +123,7 @@ def drawings(text: str) -> dict[str, str]:
         "failures": failures_html(whole.failures),
         "queue": queue_card(text, lane=text, state=text, slots=1, overview=overview(paused=True)),
         "worker": worker_card(text, state=text, concurrency=1, running=1, done=1, lanes=[text]),
-        "result": result_card(result(name=text, worker=text, params={text: text}, notes={text: text}, **failed)),
+        "result": result_card(result(name=text, worker=text, params={text: text}, **said(text), **failed)),
         "task": task_card(task(name=text, function=text, batch=text, worker=text, error=text, error_type=text)),
     }
 
@@ -459,6 +467,19 @@ def test_a_failed_result_unfolds_its_traceback() -> None:
     html = result_card(result(status=Status.FAILED, error="no", error_type="ValueError", traceback="Traceback …"))
     assert "<details" in html
     assert "Traceback …" in Reader(html).text
+
+
+def test_a_result_unfolds_what_its_task_printed() -> None:
+    html = result_card(result(**said("0.1")))
+    assert re.search(r"<details[^>]*><summary[^>]*>output: 2 lines</summary><pre[^>]*>loss: 0\.1\n0\.1</pre>", html)
+    assert "output" not in result_card(result())
+
+
+def test_a_result_whose_output_is_a_strangers_has_a_card_without_it() -> None:
+    def refuse() -> list[tuple[str, str]]:
+        raise UntrustedPayload("not ours")
+
+    assert "output" not in Reader(result_card(result(_read_output=refuse))).text
 
 
 def test_notes_of_a_result_are_told_beside_its_parameters() -> None:

@@ -83,6 +83,18 @@ async def test_a_result_tells_its_time_in_words_and_its_error_in_a_line(queue: s
     assert re.fullmatch(r"<Result \S+ failed in [\d.]+ (µs|ms) ValueError: two lines>", repr(result))
 
 
+async def test_plots_say_what_can_be_drawn(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(quick, [1], name="svc")
+    assert repr(batch.plot).startswith("<Plots of <Batch 'svc' of 1 task>: durations, ")
+    assert repr(queue.plot).startswith("<Plots of <TaskQueue ':memory:' connected>: ")
+    assert {*repr(queue.plot).rpartition(": ")[2].rstrip(">").split(", ")} >= {"throughput", "heatmap", "timeline"}
+
+
+def test_plots_of_a_blocking_batch_say_so() -> None:
+    with sitq.open_sync(":memory:", worker=False) as queue:
+        assert repr(queue.map(quick, [1], name="svc").plot).startswith("<SyncPlots of <SyncBatch 'svc' of 1 task>: ")
+
+
 # ---- as the last line of a cell ----
 class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
