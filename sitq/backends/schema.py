@@ -8,7 +8,7 @@ import sqlite3
 from sitq.errors import NotASitqDatabase, SchemaTooNew
 
 APPLICATION_ID = 0x73697471  # "sitq"
-VERSION = 2
+VERSION = 1
 
 # The order of a task's columns is small and often read first, payloads last: SQLite reads a row from its head.
 TABLES = """
@@ -40,7 +40,8 @@ CREATE TABLE sessions (
     beat INTEGER NOT NULL DEFAULT 0,
     started_at INTEGER NOT NULL,
     made_with TEXT NOT NULL,
-    ended TEXT
+    ended TEXT,
+    lanes TEXT NOT NULL DEFAULT '["default"]'  -- that a worker serves, JSON
 );
 CREATE INDEX sessions_living ON sessions (number) WHERE ended IS NULL;
 
@@ -215,13 +216,6 @@ CREATE TABLE changes (
     size INTEGER NOT NULL,
     tasks BLOB NOT NULL  -- row numbers, 8 bytes each
 );
-"""
-
-# What each later version adds to the one before.
-ADDED = {
-    2: """
--- That a worker serves, JSON.
-ALTER TABLE sessions ADD COLUMN lanes TEXT NOT NULL DEFAULT '["default"]';
 
 -- What an attempt told of itself, if it told anything.
 CREATE TABLE told (
@@ -257,12 +251,11 @@ CREATE TABLE checkpoints (
     task INTEGER PRIMARY KEY,
     sealed BLOB NOT NULL
 );
-""",
-}
+"""
 
 
 def migrate(connection: sqlite3.Connection, where: str) -> None:
-    """Create the tables, or bring an older schema up to date, in one transaction that the caller has begun.
+    """Create the tables where there are none, in one transaction that the caller has begun.
 
     Raises
     ------
@@ -272,22 +265,13 @@ def migrate(connection: sqlite3.Connection, where: str) -> None:
         It was written by a newer sitq.
     """
     if refuse_foreign(connection, where):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-    else:
-        version = 1
-        _create(connection, TABLES)
-        connection.execute("INSERT INTO meta (name, value) VALUES ('database_id', ?)", (os.urandom(16),))
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    for later in range(version + 1, VERSION + 1):
-        _create(connection, ADDED[later])
-    if version < VERSION:
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _create(connection: sqlite3.Connection, tables: str) -> None:
-    for statement in tables.split(";\n"):
+        return
+    for statement in TABLES.split(";\n"):
         if statement.strip():
             connection.execute(statement)
+    connection.execute("INSERT INTO meta (name, value) VALUES ('database_id', ?)", (os.urandom(16),))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def refuse_foreign(connection: sqlite3.Connection, where: str) -> bool:
@@ -295,9 +279,7 @@ def refuse_foreign(connection: sqlite3.Connection, where: str) -> bool:
     application, version, has_tables = _owner(connection)
     if application == APPLICATION_ID:
         if version > VERSION:
-            raise SchemaTooNew(
-                f"{where} has schema {version}; this sitq knows {VERSION} and earlier: install a newer one"
-            )
+            raise SchemaTooNew(f"{where} has schema {version}; this sitq knows {VERSION}: install a newer one")
         return True
     if application or version or has_tables:
         raise NotASitqDatabase(
