@@ -35,11 +35,13 @@ WHERE number IN (SELECT value FROM json_each(?2)) AND state IN ({_FINAL})
 """
 
 # The first of each priority of each lane, by an index that holds the claimable alone: one seek for each priority.
-READY = "tasks.state = 0 AND tasks.waits = 0 AND tasks.lane = streams.lane"
+# Those with a limit are not among them: they may be meant to wait.
+READY = "tasks.state = 0 AND tasks.waits = 0 AND tasks.limited IS NULL AND tasks.lane = streams.lane"
 SINCE = "max(enqueued_at, coalesce(run_at, 0))"
 OLDEST_WAITING = f"""
 WITH RECURSIVE streams (lane, priority) AS (
-    SELECT number, (SELECT max(priority) FROM tasks WHERE state = 0 AND waits = 0 AND lane = lanes.number)
+    SELECT number, (SELECT max(priority) FROM tasks
+        WHERE state = 0 AND waits = 0 AND limited IS NULL AND lane = lanes.number)
     FROM lanes WHERE ?1 IS NULL OR name = ?1
     UNION ALL
     SELECT lane, (SELECT max(tasks.priority) FROM tasks WHERE {READY} AND tasks.priority < streams.priority)
