@@ -21,6 +21,7 @@ from typing import Any
 from sitq import tracebacks
 from sitq.call import Call, Outcome, failed
 from sitq.errors import RunnerFailed, SerializationError, TaskOutOfMemory
+from sitq.executors import surroundings
 from sitq.executors.frames import Message, plain, receive, report_of, send
 from sitq.serialization import CloudpickleSerializer, Serializer
 
@@ -34,11 +35,9 @@ PROGRAM = (
 MEMORY_S = 0.1  # between two looks at a runner's memory
 AGAIN_S = 1.0  # after the system gave no process
 END_S = 1.0  # for exit handlers in a runner that ends
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 CANCELLED = "cancelled"
 
-Place = tuple[list[str], str | None]  # sys.path, and the working folder
 Report = Callable[["Keeper", int, Outcome], None]
 
 
@@ -80,7 +79,8 @@ class Keeper:
         self._served = 0  # calls of this process
         self._sent: set[bytes] = set()  # functions it was given
         self._serializer: Serializer | None = None  # that it was given
-        self._place: Place = ([], None)  # where it stands
+        self._place: surroundings.Place = ([], None)  # where it stands
+        self._reloads = 0  # of modules, before it started
         self._to_runner = self._from_runner = -1  # descriptors of its pipes
         self._lock = threading.Lock()
         self._key: int | None = None  # the call that runs
@@ -165,7 +165,7 @@ class Keeper:
 
     # ---- talking ----
     def _give(self, call: Call) -> None:
-        place = _here()
+        place = surroundings.place()
         moved, self._place = place != self._place, place
         serializer = None
         if call.serializer is not self._serializer:
@@ -217,15 +217,17 @@ class Keeper:
 
     # ---- the process ----
     def _have_process(self) -> None:
-        """Start a process, unless there is one that lives."""
+        """Start a process, unless there is one that lives and has the code of now."""
+        reloads = surroundings.own_modules.reloads()
         if self._process is not None:
-            if self._process.poll() is None:
+            if self._process.poll() is None and reloads == self._reloads:
                 return
-            self._bury()  # it died while it had nothing to do
+            self._end_process()  # it died while it had nothing to do, or has old code
         self._served = 0
+        self._reloads = reloads
         self._sent.clear()
         self._serializer = None
-        self._place = _here()
+        self._place = surroundings.place()
         process = self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -255,21 +257,13 @@ class Keeper:
                     stdout=subprocess.PIPE,
                     bufsize=0,
                     start_new_session=True,
-                    env=self._environment(),
+                    env=surroundings.environment(self._threads()),
                 )
             except OSError as error:  # no memory or no processes left: for now, perhaps
                 if self._killed is not None:
                     raise
                 log.warning("sitq: no runner process can be started, will try again: %s", error)
                 time.sleep(AGAIN_S)
-
-    def _environment(self) -> dict[str, str]:
-        environment = dict(os.environ)
-        if not any(name in environment for name in THREADS):
-            environment |= dict.fromkeys(THREADS, str(self._threads()))
-        if environment.get("MPLBACKEND", "").startswith("module:"):
-            environment["MPLBACKEND"] = "agg"  # the kernel's draws into cells
-        return environment
 
     def _kill_group(self) -> None:
         """Kill the process and its group. It was not waited for yet, so the number is still its own."""
@@ -299,15 +293,6 @@ class Keeper:
         for pipe in (process.stdin, process.stdout):
             pipe.close()  # type: ignore[union-attr]
         return process.wait()
-
-
-def _here() -> Place:
-    """Return where modules and files are found."""
-    try:
-        folder: str | None = os.getcwd()
-    except OSError:
-        folder = None
-    return [path for path in sys.path if isinstance(path, str)], folder
 
 
 def _memory(pid: int) -> int:

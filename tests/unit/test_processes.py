@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import linecache
 import os
 import signal
@@ -23,7 +24,7 @@ import sitq
 from sitq.call import Call, Outcome, Unavailable
 from sitq.context import Attempt, Facts, current_task
 from sitq.errors import TaskTimeout, UntrustedPayload
-from sitq.executors import keeper
+from sitq.executors import keeper, surroundings
 from sitq.executors.process import ProcessExecutor
 from sitq.reports import Checkpoint, Gathered, Progress, Report
 from sitq.serialization import CloudpickleSerializer
@@ -183,6 +184,28 @@ async def test_modules_of_the_working_folder_are_found_where_the_worker_finds_th
 
     executor.submit(2, call(mine_of_this_test.where))
     assert await delivered.value(2) == str(tmp_path)
+
+
+async def test_a_module_that_was_loaded_again_is_the_new_one_there_too(
+    executor: ProcessExecutor, delivered: Delivered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_of_this_test.py"
+    file.write_text("import os\ndef answer(): return 1, os.getpid()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # edits within a second look alike
+    import edited_of_this_test as module  # type: ignore[import-not-found]
+
+    executor.submit(1, call(module.answer))
+    before = await delivered.value(1)
+    file.write_text("import os\ndef answer(): return 22, os.getpid()\n")
+    executor.submit(2, call(module.answer))
+    assert await delivered.value(2) == before, "as in this process, which has not loaded it again"
+    importlib.reload(module)
+    executor.submit(3, call(module.answer))
+    after = await delivered.value(3)
+    assert (before[0], after[0]) == (1, 22)
+    executor.submit(4, call(module.answer))
+    assert await delivered.value(4) == after
 
 
 async def test_a_task_finds_no_pipe_of_ours(executor: ProcessExecutor, delivered: Delivered) -> None:
@@ -619,14 +642,14 @@ async def test_libraries_get_the_threads_that_the_cores_leave_to_each_process(
     delivered: Delivered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
-    for name in keeper.THREADS:
+    for name in surroundings.THREADS:
         monkeypatch.delenv(name, raising=False)
     async with opened(delivered, slots=4) as executor:
-        executor.submit(1, call(environment, *keeper.THREADS))
+        executor.submit(1, call(environment, *surroundings.THREADS))
         assert await delivered.value(1) == ["3", "3", "3"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     async with opened(delivered, slots=4) as executor:
-        executor.submit(2, call(environment, *keeper.THREADS))
+        executor.submit(2, call(environment, *surroundings.THREADS))
         assert await delivered.value(2) == ["5", None, None], "set by the user: left alone"
 
 
