@@ -6,6 +6,6 @@ import os
 
 
 def say(line: str) -> None:
-    """Print a line, unless progress is turned off."""
+    """Print a line, unless progress is turned off; what would steer a terminal, as the name of a batch may, is not."""
     if os.environ.get("SITQ_PROGRESS") != "off":
-        print(line)
+        print("".join(c if c.isprintable() else "�" for c in line))

@@ -83,6 +83,17 @@ async def test_a_result_tells_its_time_in_words_and_its_error_in_a_line(queue: s
     assert re.fullmatch(r"<Result \S+ failed in [\d.]+ (µs|ms) ValueError: two lines>", repr(result))
 
 
+@pytest.mark.parametrize("evil", NAMES)
+async def test_the_line_of_a_map_is_one_line_and_harmless(
+    evil: str, queue: sitq.TaskQueue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
+    await queue.map(quick, [1], name=NAMES[evil])
+    told = capsys.readouterr().out
+    assert told.endswith(": 1 new\n")
+    assert not HARMFUL.search(told.removesuffix("\n"))
+
+
 async def test_plots_say_what_can_be_drawn(queue: sitq.TaskQueue) -> None:
     batch = await queue.map(quick, [1], name="svc")
     assert repr(batch.plot).startswith("<Plots of <Batch 'svc' of 1 task>: durations, ")
