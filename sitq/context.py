@@ -173,7 +173,7 @@ class CurrentTask:
 
     # ---- how it comes on ----
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is; the bar shows it, and what was said last stays with a failed task.
+        """Say how far the task is; the bar shows it while it runs.
 
         Parameters
         ----------

@@ -59,14 +59,16 @@ def read(path: str | os.PathLike[str] = "sitq.db", batch: str | None = None, *, 
     [32, 9]
     """
     from sitq.notebook.frames import FIELDS, task_frame
+    from sitq.notebook.metrics import note_columns
 
     where = checked_path(path)
     if batch is not None:
         checks.text("batch", batch)
     if type(prefix) is not bool:
         raise bad_type("prefix", prefix, "True or False")
-    given, ids = visit(where, lambda connection: _read(connection, where, batch, FIELDS))
-    frame = task_frame(given, ids.texts(given["number"]), prefix=prefix)
+    given, notes, ids = visit(where, lambda connection: _read(connection, where, batch, FIELDS))
+    more = note_columns(notes, given["number"]) if notes else {}
+    frame = task_frame(given, ids.texts(given["number"]), prefix=prefix, more=more)
     if batch is None or frame["position"].is_monotonic_increasing:
         return frame
     return frame.sort_values("position", kind="stable")
@@ -74,7 +76,7 @@ def read(path: str | os.PathLike[str] = "sitq.db", batch: str | None = None, *, 
 
 def _read(
     connection: sqlite3.Connection, where: Path, batch: str | None, fields: Sequence[str]
-) -> tuple[Records, PublicIds]:
+) -> tuple[Records, dict[int, str], PublicIds]:
     found = connection.execute("SELECT value FROM meta WHERE name = 'database_id'").fetchone()
     if found is None:
         raise BackendCorrupt(f"{where} is damaged (it has no id); the file was left as it is. Restore a backup")
@@ -86,6 +88,7 @@ def _read(
                 f"no batch is named {batch!r}; there are {', '.join(map(repr, [*known][:5])) or 'none'}"
             )
         condition, values = "tasks.batch = ? AND tasks.batch <> 0 AND tasks.position IS NOT NULL", [known[batch]]
+    notes = dict(connection.execute(queries.NOTES.format(condition=condition), values).fetchall())
     rows = queries.records(fields, condition, of_batch=batch is not None)
     given: Records = {field: [] for field in fields}
     while True:
@@ -93,7 +96,7 @@ def _read(
         for field, found_values in page.items():
             given[field] += found_values
         if len(page["number"]) < PAGE:
-            return given, PublicIds(found[0])
+            return given, notes, PublicIds(found[0])
 
 
 def _page(connection: sqlite3.Connection, fields: Sequence[str], rows: str, values: Sequence[Any]) -> Records:

@@ -200,6 +200,7 @@ class Slots:
                 running.timer.cancel()
             counts = not running.settled and not _came_by_the_end(outcome, going_down)
             if counts and outcome.unavailable:
+                self._telling.end(claim)
                 self._release_soon([claim])  # with its slot
                 continue
             if not counts:

@@ -51,7 +51,8 @@ async def queue(path: Path) -> AsyncIterator[sitq.TaskQueue]:
         await mapped(made, broken, [1, 2, 3, 4])
         with pytest.warns(sitq.StaleResults):
             await made.map(function("return 5"), [5, 2, 1, 3], name="svc")
-        await finish(await made.map(function("return 5", name="other"), ["a", "b"], name="rbf", fixed={"y": [1]}))
+        told = "import sitq\nsitq.current_task().note('a word', status=429)\nreturn 5"
+        await finish(await made.map(function(told, name="other"), ["a", "b"], name="rbf", fixed={"y": [1]}))
         await made.options(tags=["t"], name="lone", priority=3, delay="1h").enqueue(pow, 2, 5)
         yield made
 
@@ -91,6 +92,7 @@ async def test_a_file_that_is_open_here_reads_as_its_queue_does(queue: sitq.Task
     assert len(frame) == 8
     assert frame["stale"].any()
     assert not frame["asked"].all()
+    assert frame["note.status"].count() == 2
     for given in (path, str(path)):
         pd.testing.assert_frame_equal(sitq.read(given), frame)
     assert await queue.enqueue(pow, 1, 1) in sitq.read(path).index, "an acked write shows at once"
