@@ -130,7 +130,7 @@ class Observing(Steering):
         level : {"info", "warning", "critical"}
             How bad a single threshold is; default "warning".
         window : float or str
-            Seconds over which is measured; of more than 20,000 tasks in them the last 20,000 count.
+            Seconds over which is measured; of more than 10,000 tasks in them the last 10,000 count.
         hold : float or str
             So long a threshold must be crossed before the level rises, and not be crossed before it falls.
         priority : int, optional

@@ -460,7 +460,7 @@ class Backend(ABC):
     async def oldest_waiting(self, lane: str | None, priority: int | None = None) -> Aged | None:
         """Return the claimable task that has waited longest, of those with at least this priority.
 
-        It is looked for among the first thousand in line of each priority.
+        It is looked for among the first thousand in line of each priority. Those with a limit may be meant to wait.
         """
 
     @abstractmethod

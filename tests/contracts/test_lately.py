@@ -11,7 +11,7 @@ from sitq.backends import changes, lately, queries
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.models import CANCELLED, COMPLETED, FAILED, Waits
-from sitq.rows import Ended, Filter
+from sitq.rows import Ended, Filter, Limit
 from tests.contracts.test_changes import forget_changes
 from tests.storage import begin, claim_one, completed, failed, new_batch, new_tasks, registered
 
@@ -151,6 +151,16 @@ async def test_the_oldest_waiting_task_is_the_one_that_could_run_first(backend: 
     assert urgent is not None
     assert urgent.number == 4
     assert await backend.oldest_waiting("default", 6) is None
+
+
+async def test_a_task_with_a_limit_may_be_meant_to_wait(backend: Backend) -> None:
+    await backend.limit("api", Limit(rate=(10, 1_000_000)))
+    await backend.enqueue(new_tasks(1, limit="api", priority=3))
+    assert await backend.oldest_waiting("default") is None
+    await backend.enqueue(new_tasks(1))
+    aged = await backend.oldest_waiting("default")
+    assert aged is not None
+    assert aged.number == 2
 
 
 @pytest.mark.parametrize("how", ["retry", "rerun"])
