@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sitq.retry import RetryPolicy as RetryPolicy
     from sitq.serialization import CloudpickleSerializer as CloudpickleSerializer
     from sitq.serialization import JSONSerializer as JSONSerializer
+    from sitq.serialization import by_value as by_value
     from sitq.sync import SyncTaskQueue as SyncTaskQueue
     from sitq.sync import open_sync as open_sync
     from sitq.worker import Worker as Worker
@@ -72,6 +73,7 @@ _HOME = {
     "current_task": "context",
     "grid": "grids",
     "labels": "grids",
+    "by_value": "serialization",
     "once": "building",
     "loguniform": "distributions",
     "open": "opening",
@@ -103,6 +105,7 @@ __all__ = [  # found by __getattr__
     "TaskNotFound",
     "TaskQueue",
     "Worker",
+    "by_value",
     "current_task",
     "grid",
     "labels",

@@ -23,6 +23,7 @@ from sitq.errors import (
 from sitq.refs import any_made, collecting
 from sitq.rows import Function
 from sitq.serialization import PLAIN, Serializer
+from sitq.walking import homes
 
 WARN_BYTES = 1_000_000  # a larger function or call is stored, with a warning that names the cause
 MAX_BYTES = 64_000_000  # a larger one is refused; a queue may set its own limit
@@ -236,7 +237,7 @@ def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
         return None
     module = function.__module__
     if module not in ("__main__", None) and getattr(sys.modules.get(module), function.__qualname__, None) is function:
-        return (function,)  # pickled by its name
+        return None if homes.is_by_value(module) else (function,)  # pickled by its name
     code = function.__code__
     if function.__dict__:
         return None

@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import platform
+import sys
+import types
 from collections.abc import Callable, Iterable
 from types import CodeType, NoneType
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +17,7 @@ import cloudpickle
 
 from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
 from sitq.refs import Ref, Refs, any_made
+from sitq.walking import homes
 
 PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -134,6 +137,36 @@ class CloudpickleSerializer:
     def made_with(self) -> str:
         """Versions of Python and cloudpickle."""
         return f"python {platform.python_version()}, cloudpickle {cloudpickle.__version__}"
+
+
+def by_value(module: types.ModuleType, /) -> None:
+    """Store the code of a module, or of a package, with the functions that use it.
+
+    A function of the notebook is stored by value, and one of a module by its name: a worker imports it. Where it
+    cannot, in another environment, or where the module changes and stored tasks should keep what they had, this stores
+    it too. From then on its code counts for the version of a batch, also if it is installed.
+
+    Parameters
+    ----------
+    module : module
+        An imported one.
+
+    Raises
+    ------
+    InvalidType
+        Not a module.
+
+    Examples
+    --------
+    >>> import colorsys
+    >>> by_value(colorsys)
+    """
+    if not isinstance(module, types.ModuleType):
+        raise bad_type("module", module, "an imported module, such as by_value(helpers)")
+    if sys.modules.get(module.__name__) is not module:
+        raise InvalidArgument(f"the module {module.__name__!r} is not the imported one: import it first")
+    cloudpickle.register_pickle_by_value(module)
+    homes.by_value.add(module.__name__)
 
 
 class JSONSerializer:

@@ -17,6 +17,9 @@ LIBRARY = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in
 OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
 
 
+by_value: set[str] = set()  # modules whose code is stored with tasks, installed or not
+
+
 def imported_name(name: str, level: int, scope: Mapping[str, Any]) -> str:
     """Return the full name of a module as an import statement gives it."""
     if level <= 0:
@@ -35,6 +38,8 @@ def public_name(module: str, name: str) -> str:
 def is_own_code(code: types.CodeType, module: str) -> bool:
     """Whether a piece of code is the user's: of a notebook or a local module."""
     filename = code.co_filename
+    if is_by_value(module):
+        return True
     if os.path.isabs(filename):
         return not _is_installed_file(filename)
     return not filename.startswith("<frozen ") and is_own(module)
@@ -43,7 +48,7 @@ def is_own_code(code: types.CodeType, module: str) -> bool:
 def is_own(name: str) -> bool:
     """Whether a module is the user's: the notebook, or one beside it."""
     top = name.partition(".")[0]
-    if top == "__main__":
+    if top == "__main__" or is_by_value(name):
         return True
     if top in ("sitq", "builtins", "?"):
         return False
@@ -55,6 +60,14 @@ def is_own(name: str) -> bool:
     if top in sys.stdlib_module_names:
         return False
     return top in sys.modules  # made by hand
+
+
+def is_by_value(name: str) -> bool:
+    """Whether the code of a module, or of a package around it, is stored with tasks."""
+    if not by_value:
+        return False
+    parts = name.split(".")
+    return any(".".join(parts[:n]) in by_value for n in range(1, len(parts) + 1))
 
 
 def would_be_own(name: str) -> bool:
