@@ -27,7 +27,10 @@ def send(descriptor: int, message: Message) -> None:
     BrokenPipeError
         Nobody reads any more.
     """
-    payload = marshal.dumps(message)
+    try:
+        payload = marshal.dumps(message)
+    except ValueError:  # it takes no subclasses, as of named tuples, or of a text that a task notes
+        payload = marshal.dumps(plain(message))
     left = memoryview(LENGTH.pack(len(payload)) + payload)
     while left:
         left = left[os.write(descriptor, left) :]
@@ -41,20 +44,26 @@ def receive(descriptor: int) -> Message | None:
 
 
 def plain(value: Any) -> Any:
-    """Return named tuples as plain ones, which marshal takes, at every depth."""
-    if isinstance(value, tuple):
+    """Return subclasses as what they are subclasses of, at every depth."""
+    if isinstance(value, tuple | list):
         return tuple(map(plain, value))
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {plain(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__pos__(value)
+    return int.__int__(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def facts_of(value: tuple[Any, ...]) -> Facts:
-    """Return the facts that were made plain."""
+    """Return the facts that were sent."""
     task_id, attempt, folder, checkpoint, quiet = value
     return Facts(task_id, attempt, folder, checkpoint and Checkpoint(*checkpoint), quiet)
 
 
 def report_of(value: tuple[Any, ...]) -> Report:
-    """Return the report that was made plain."""
+    """Return the report that was sent."""
     progress, metrics, notes, output, checkpoint = value
     return Report(
         progress and Progress(*progress),

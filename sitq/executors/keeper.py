@@ -22,7 +22,7 @@ from sitq import tracebacks
 from sitq.call import Call, Outcome, failed
 from sitq.errors import RunnerFailed, SerializationError, TaskOutOfMemory
 from sitq.executors import surroundings
-from sitq.executors.frames import Message, plain, receive, report_of, send
+from sitq.executors.frames import Message, receive, report_of, send
 from sitq.serialization import CloudpickleSerializer, Serializer
 
 log = logging.getLogger("sitq")
@@ -187,7 +187,7 @@ class Keeper:
             dict(call.shared),
             call.record_result,
             call.made_with,
-            plain(call.attempt.facts()),
+            tuple(call.attempt.facts()),
         )
 
     def _answer(self, call: Call, what: str, which: Any = None) -> Any:

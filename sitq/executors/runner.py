@@ -22,7 +22,7 @@ from sitq import tracebacks
 from sitq.call import Call, Loader, Outcome, Unavailable, run
 from sitq.context import Attempt
 from sitq.executors.displaying import provide
-from sitq.executors.frames import Message, facts_of, plain, receive, send
+from sitq.executors.frames import Message, facts_of, receive, send
 from sitq.reports import Gathered, Report
 from sitq.serialization import CloudpickleSerializer, Serializer
 
@@ -62,7 +62,7 @@ class Telling:
             self._sent = time.monotonic()
             report = self._gathered.take()
             if report is not None and not self._over:
-                self._send("told", plain(report))
+                self._send("told", report)
             self._over |= over
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sitq
@@ -378,6 +379,30 @@ async def test_what_a_task_tells_arrives_before_its_outcome(executor: ProcessExe
     assert [metric.step for metric in report.metrics] == list(range(5, 1005))
     assert report.checkpoint is not None
     assert report.checkpoint.payload == SERIALIZER.dumps({"epoch": 3})
+
+
+async def test_what_a_task_tells_may_be_of_kinds_of_its_own(executor: ProcessExecutor, delivered: Delivered) -> None:
+    @by_value
+    def tell() -> None:
+        class Text(str):
+            __slots__ = ()
+
+        task = current_task()
+        task.note(Text("a word"), status=Text("fine"), share=np.float64(0.5))
+        task.progress(np.int64(3), np.float32(4), Text("soon"))
+        task.log(step=np.int64(7), **{Text("loss"): np.float32(0.25)})
+        print(Text("hello"), end=Text("!"))
+        raise ValueError(Text("bad"))
+
+    gathered = Gathered()
+    executor.submit(1, call(tell, attempt=Attempt(Facts("an id", 1), SERIALIZER, gathered.add)))
+    assert (await delivered.one(1)).error == "bad"
+    report = gathered.take()
+    assert report is not None
+    assert report.notes == {"note": "a word", "status": "fine", "share": 0.5}
+    assert report.progress == Progress(3, 4, "soon")
+    assert [(m.name, m.step, m.value) for m in report.metrics] == [("loss", 7, 0.25)]
+    assert "".join(text for _, text in report.output) == "hello!"
 
 
 async def test_what_was_told_before_a_process_dies_is_not_lost(executor: ProcessExecutor, delivered: Delivered) -> None:
