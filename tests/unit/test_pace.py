@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import sitq
+from sitq.progress import eta
 
 
 async def test_cancelled_tasks_do_not_count_for_the_pace_of_a_batch(tmp_path: Path) -> None:
@@ -97,3 +98,31 @@ async def test_a_batch_found_by_name_tells_the_pace_of_what_was_seen_here(tmp_pa
     assert told.rate is not None
     assert told.rate * told.elapsed_s == pytest.approx(3)
     assert told.elapsed_s < 0.3 < whole.elapsed_s
+
+
+def test_the_eta_comes_with_the_third_completion() -> None:
+    assert eta(100, 2, 1.0) is None
+    assert eta(100, 3, 1.0) is not None
+    assert eta(0, 3, 1.0) is None, "nothing is left, or it is held"
+    assert eta(100, 0, None) is None
+
+
+def test_the_band_of_the_eta_holds_the_rate_so_far_and_narrows() -> None:
+    bands = [eta(100, ended, 2.0) for ended in (3, 10, 100, 10_000)]
+    assert all(band is not None and band[0] < 50 < band[1] for band in bands)
+    widths = [high / low for low, high in filter(None, bands)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == pytest.approx(3)
+    assert widths[-1] < 1.03
+
+
+async def test_held_tasks_are_not_in_the_eta(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(100))
+        await batch._progress.look()
+        await queue.pause(batch[10:])
+        async with sitq.Worker(queue.backend):
+            while (told := await batch._progress.look()).counts.finished < 10:
+                await asyncio.sleep(0.01)
+        assert told.held == 90
+        assert told.eta_s is None
