@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,23 @@ import pytest
 
 import sitq
 from sitq import overview, progress
-from sitq.models import Best, Snapshot
+from sitq.models import Best, Counts, Snapshot
+from sitq.rows import Pace
 
 
 def twice(x: int) -> int:
     return 2 * x
+
+
+@asynccontextmanager
+async def working(queue: sitq.TaskQueue, **options: Any) -> AsyncIterator[sitq.Worker]:
+    """A worker that does not wait for its tasks when a test fails."""
+    worker = sitq.Worker(queue.backend, **options)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop(grace=0)
 
 
 async def sleepy(x: int) -> int:
@@ -40,8 +53,8 @@ async def test_slots_are_those_of_the_workers_on_the_batchs_lane(tmp_path: Path)
     async with sitq.TaskQueue(tmp_path / "work.db") as queue:
         batch = await queue.map(sleepy, range(5))
         async with (
-            sitq.Worker(queue.backend, concurrency=3) as worker,
-            sitq.Worker(queue.backend, concurrency=16, lanes=["night"]),
+            working(queue, concurrency=3) as worker,
+            working(queue, concurrency=16, lanes=["night"]),
         ):
             told = await looked(batch, lambda told: told.in_use == 3)
             assert (told.slots, told.counts.processing) == (3, 3)
@@ -56,17 +69,17 @@ async def test_a_batch_that_no_worker_serves_says_so(lane: str, tmp_path: Path) 
     other = {"default": "night", "night": "default"}[lane]
     async with sitq.TaskQueue(tmp_path / "work.db", lane=lane) as queue:
         batch = await queue.map(twice, range(5))
-        async with sitq.Worker(queue.backend, lanes=[other]):
+        async with working(queue, lanes=[other]):
             told = await batch._progress.look()
         start = "nothing runs: no worker" if lane == "default" else "nothing runs: no worker serves lane 'night'"
         assert told.warnings[0].startswith(start)
         assert (told.slots, told.in_use) == (0, 0)
-        async with sitq.Worker(queue.backend, lanes=[lane]):
+        async with working(queue, lanes=[lane]):
             assert not (await batch._progress.look()).warnings
 
 
 async def test_a_batch_whose_slots_are_all_taken_by_other_work_says_so(tmp_path: Path) -> None:
-    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=2):
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, working(queue, concurrency=2):
         first = await queue.map(sleepy, range(2))
         await looked(first, lambda told: told.in_use == 2)
         second = await queue.map(twice, range(5))
@@ -80,7 +93,7 @@ async def test_a_batch_whose_slots_are_all_taken_by_other_work_says_so(tmp_path:
 
 async def test_what_runs_for_long_is_told_the_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LONGEST", 2)
-    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=3):
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, working(queue, concurrency=3):
         batch = await queue.options(name="nap").map(sleepy, range(3))
         told = await looked(batch, lambda told: told.counts.processing == 3)
         assert told.longest == (), "a list of short tasks would flicker"
@@ -96,7 +109,7 @@ async def test_what_runs_for_long_is_told_the_longest_first(tmp_path: Path, monk
 
 async def test_what_runs_for_long_tells_its_own_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LONG_S", 0.0)
-    async with sitq.TaskQueue(tmp_path / "work.db") as queue, sitq.Worker(queue.backend, concurrency=2):
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue, working(queue, concurrency=2):
         batch = await queue.map(telling, range(2))
         told = await looked(batch, lambda told: len(told.longest) == 2 and told.longest[1].done is not None)
         silent, loud = told.longest
@@ -105,35 +118,64 @@ async def test_what_runs_for_long_tells_its_own_progress(tmp_path: Path, monkeyp
         await batch.cancel()
 
 
-def short(x: int) -> int:
-    return x
-
-
-def long(x: int) -> int:
-    time.sleep(0.02)
-    return x
-
-
-@pytest.mark.parametrize(("function", "is_high"), [(short, True), (long, False)])
-async def test_overhead_is_the_share_of_the_slots_time_beside_the_functions(
-    function: Callable[[int], int], is_high: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_time_that_slots_are_taken_is_how_many_were_seen_to_run_times_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "MEANS_S", 0.1)
-    monkeypatch.setattr(progress, "CLOSE_S", 0.0)
+    now = [100.0]
     async with sitq.TaskQueue(tmp_path / "work.db") as queue:
-        batch = await queue.map(function, range(400 if function is long else 20_000))
-        await batch._progress.look()
-        async with sitq.Worker(queue.backend, concurrency=2):
-            told = await looked(batch, lambda told: told.means_s or not told.counts.left)
+        looks = (await queue.map(twice, range(9)))._progress
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+        for seconds, running in ((0, 2), (10, 4), (1, 0), (5, 0)):
+            now[0] += seconds
+            await looks._keep_time(Counts(pending=5, processing=running), 0)
+        assert looks._held_s == 30 + 2
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "held_s", "ran", "means"),
+    [
+        (10, 20, 1000, (0.006, 0.02)),
+        (1, 20, 1000, None),  # too early
+        (10, 20, 99, None),  # too few
+        (10, 600, 1000, None),  # what runs in sixty slots is too much of it
+        (10, 0, 1000, None),
+    ],
+)
+async def test_means_are_told_once_so_much_ran_that_what_is_under_way_does_not_matter(
+    elapsed_s: float,
+    held_s: float,
+    ran: int,
+    means: tuple[float, float] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def pace(since_us: int) -> Pace:
+        return Pace(kept=0, ran=ran, seconds=elapsed_s, busy_s=6.0)
+
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        looks = (await queue.map(twice, range(9)))._progress
+        monkeypatch.setattr(looks, "_pace", pace)
+        looks._since, looks._held_s = time.monotonic() - elapsed_s, held_s
+        await looks._look_at_means()
+    assert looks._means == (None if means is None else pytest.approx(means))
+
+
+async def test_short_tasks_have_overhead_and_it_is_told_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MEANS_S": 0.0, "CLOSE_S": 0.0, "SHARE": 100.0}.items():
+        monkeypatch.setattr(progress, name, value)
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(20_000))
+        async with working(queue, concurrency=2):
+            told = await looked(batch, lambda told: told.means_s)
             assert told.means_s is not None
             ran_s, slot_s = told.means_s
-            assert (1 - ran_s / slot_s > 0.3) is is_high, told.means_s
-            if not is_high:
-                assert ran_s == pytest.approx(0.02, rel=0.5)
+            assert 1 - ran_s / slot_s > 0.3
             await batch.cancel()
             await batch.wait()
-        told = await batch._progress.look()
-        assert told.means_s is not None, "it stays at the end"
+        assert (await batch._progress.look()).means_s is not None
 
 
 async def score(x: int) -> dict[str, float]:
@@ -146,7 +188,7 @@ async def test_the_best_so_far_is_told_as_asked(tmp_path: Path) -> None:
         assert (await batch._progress.look()).best == (), "nobody asked"
         batch._progress.track = {"score": "max"}
         assert (await batch._progress.look()).best == (Best("score", "max"),)
-        async with sitq.Worker(queue.backend):
+        async with working(queue):
             await batch.wait()
         told = await batch._progress.look()
         assert told.best == (Best("score", "max", 6.0, batch[6], {"x": 6}),)
@@ -170,7 +212,7 @@ async def test_the_failures_of_one_type_run_again_alone(tmp_path: Path) -> None:
 
     async with sitq.TaskQueue(tmp_path / "work.db") as queue:
         batch = await queue.map(fails, range(6))
-        async with sitq.Worker(queue.backend):
+        async with working(queue):
             await batch.wait()
         kinds = {group.error_type: group.count for group in (await batch._progress.look()).failures}
         assert kinds == {"ValueError": 3, "KeyError": 3}
@@ -187,7 +229,7 @@ async def test_retry_failed_runs_nothing_that_was_cancelled(tmp_path: Path) -> N
     async with sitq.TaskQueue(tmp_path / "work.db") as queue:
         batch = await queue.map(fails, range(4))
         await queue.cancel(batch[2:])
-        async with sitq.Worker(queue.backend):
+        async with working(queue):
             await batch.wait()
         assert await batch._retry_failed() == 2
         counts = await queue.counts(batch)
@@ -236,7 +278,7 @@ async def test_no_look_at_a_large_batch_reads_every_task(tmp_path: Path) -> None
 async def test_a_queue_that_is_shown_counts_the_workers_of_its_lane(tmp_path: Path) -> None:
     async with (
         sitq.TaskQueue(tmp_path / "work.db") as queue,
-        sitq.Worker(queue.backend, concurrency=3, lanes=["night"]),
+        working(queue, concurrency=3, lanes=["night"]),
     ):
         assert (await overview.look(queue.backend, "default")).workers == 0
         assert (await overview.look(queue.backend, "night")).slots == 3
