@@ -227,6 +227,11 @@ async def test_no_number_of_a_field_is_not_the_best(backend: Backend, worker: in
     assert await backend.best(batch, "score", False) == (4, -float("inf"))
     assert await backend.best(batch, "loss", True) == (1, 3)
     assert await backend.best(batch, "loss", False) == (3, 2)
+    batch = await with_fields(backend, worker, '{"score":NaN}', '{"score":1,"loss":NaN}', '{"score":NaN}')
+    for greatest in (True, False):
+        found = await backend.best(batch, "score", greatest)
+        assert found is not None
+        assert found[1] == 1
 
 
 @pytest.mark.parametrize("field", ["", "a.b", "é x", 'say "hi"', "back\\slash", "new\nline", "$[0]"])
