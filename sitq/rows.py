@@ -101,6 +101,7 @@ class Claim(NamedTuple):
     depends: bool = False  # whether it came after other tasks, whose values may be arguments
     checkpoint: bytes | None = None  # what an attempt before saved, sealed
     limit: int | None = None  # row number
+    claimed_at: int = 0  # µs in UTC
 
 
 class Told(NamedTuple):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sitq.backends.group import Group
 from sitq.errors import InvalidArgument, nearest
 from sitq.models import PENDING
-from sitq.rows import Claim, Function, Limit, Options
+from sitq.rows import Claim, Completion, Function, Limit, Options
 
 MANY = 2**62
 GROUPS = 100  # of starts in one window
@@ -98,7 +98,7 @@ def allowances(group: Group) -> list[Allowance]:
 def _counting(group: Group, limit: int, spent: list[list[int]], period: int) -> list[list[int]]:
     """Return the starts that count still; if the clock was set back, from now on and not until it is there again."""
     now = group.now
-    if spent and spent[-1][1] > now:
+    if any(last > now for _, last, _ in spent):
         spent = [[min(first, now), min(last, now), n] for first, last, n in spent]
         _write(group, limit, spent)
     return [start for start in spent if start[1] + period > now]
@@ -112,7 +112,7 @@ def _wait_for_next(group: Group, allowance: Allowance) -> None:
     """Look again when the next start is allowed, if none is now."""
     assert allowance.rate is not None
     if allowance.left <= 0 and allowance.spent:
-        group.look_again(allowance.spent[0][1] + allowance.rate[1])
+        group.look_again(min(last for _, last, _ in allowance.spent) + allowance.rate[1])
 
 
 def spend(group: Group, allowed: Iterable[Allowance], claims: Iterable[Claim]) -> None:
@@ -132,6 +132,28 @@ def spend(group: Group, allowed: Iterable[Allowance], claims: Iterable[Claim]) -
             spent.append([now, now, n])
         _write(group, allowance.limit, spent)
         _wait_for_next(group, allowance)
+
+
+def note_starts(group: Group, ended: Iterable[Completion]) -> None:
+    """Count starts from when the calls really began: between claim and call a busy process may lose a while.
+
+    Else the last calls of one window, which came late, and the first of the next could be too many in one second.
+    """
+    began: dict[int, list[tuple[int, int]]] = {}
+    for c in ended:
+        if c.claim.limit is not None and c.started_at is not None:
+            began.setdefault(c.claim.limit, []).append((c.claim.claimed_at, c.started_at))
+    for limit, starts in began.items():
+        period, text = group.execute("SELECT period, spent FROM limits WHERE number = ?", (limit,)).fetchone()
+        if period is None:
+            continue
+        spent, late = json.loads(text), False
+        for claimed_at, started_at in starts:
+            for start in spent:
+                if start[0] <= claimed_at <= start[1] and start[1] + period // GROUPS < started_at <= group.now:
+                    start[1], late = started_at, True
+        if late:
+            _write(group, limit, spent)
 
 
 def free(group: Group, limits: Iterable[int]) -> None:

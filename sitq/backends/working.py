@@ -10,7 +10,7 @@ from sitq.backends import telling
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
 from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt, payload
-from sitq.backends.limiting import Allowance, allowances, free, pause_limit, spend
+from sitq.backends.limiting import Allowance, allowances, free, note_starts, pause_limit, spend
 from sitq.backends.releasing import lose
 from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
@@ -133,6 +133,7 @@ def claim_lane(
             bool(depends),
             saved,
             limit,
+            group.now,
         )
         for (
             _,
@@ -227,8 +228,9 @@ def complete(group: Group, requests: Sequence[Completing]) -> list[list[bool]]:
         if claimer is not None and freed:
             busy = claimer.busy - freed
             group.slots(claimer, claimer.free + freed, busy, claimer.alone and busy > 0)
-        if group.caches.limits and (limits := [c.claim.limit for c in wanted if c.claim.limit is not None]):
-            free(group, limits)
+        if group.caches.limits and (limited := [c for c in wanted if c.claim.limit is not None]):
+            note_starts(group, limited)
+            free(group, [c.claim.limit for c in limited if c.claim.limit is not None])
         if others:  # failures, perhaps
             keep_rules(group, [ending(c) for c in wanted if c.claim.batch and c.state in (COMPLETED, FAILED)])
         answers.append([accepted[c.claim.number] for c in completions])

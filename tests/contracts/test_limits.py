@@ -85,6 +85,27 @@ async def test_every_window_of_a_limit_holds(backend: Backend, worker: int, cloc
         assert over - first >= MICROSECONDS
 
 
+async def test_a_call_that_begins_late_counts_from_then_on(backend: Backend, worker: int, clock: Clock) -> None:
+    """Else it and the first of the next window would be too many."""
+    await backend.limit("api", TEN_A_SECOND)
+    await backend.enqueue(new_tasks(40, limit="api"))
+    early = await claims(backend, worker, 5)
+    clock.go(0.1)
+    late = await claims(backend, worker, 5)
+    clock.go(0.3)
+    began = clock.now
+    clock.go(0.1)
+    reports = [completed(claim)._replace(started_at=claim.claimed_at) for claim in early]
+    reports += [completed(claim)._replace(started_at=began) for claim in late]
+    assert await backend.complete(worker, reports) == [True] * 10
+    clock.go(0.5)
+    assert await number_of(backend, worker) == 5
+    clock.go(0.3)
+    assert await number_of(backend, worker) == 0
+    clock.go(0.1)
+    assert await number_of(backend, worker) == 5
+
+
 async def test_little_is_lost_when_starts_are_spread(backend: Backend, worker: int, clock: Clock) -> None:
     await backend.limit("api", TEN_A_SECOND)
     await backend.enqueue(new_tasks(200, limit="api"))

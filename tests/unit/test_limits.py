@@ -32,7 +32,7 @@ async def test_a_batch_stays_within_its_rate(queue: sitq.TaskQueue, how: str) ->
     else:
         batch = await queue.options(rate="2/200ms").map(function(), range(5))
     found = await starts(batch)
-    assert found[-1] > 0.3  # two, two and one; counted from when they are claimed, a little before they start
+    assert found[-1] > 0.3  # two, two and one
     assert sorted(ran()) == list(range(5))
 
 
