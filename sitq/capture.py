@@ -60,6 +60,9 @@ class Stream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (sys, self._name)  # a function that was given it writes to that of its process
+
     def __repr__(self) -> str:
         return f"<sitq {self._name} over {self._below!r}>"
 

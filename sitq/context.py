@@ -206,7 +206,8 @@ class CurrentTask:
         Parameters
         ----------
         total : float, optional
-            Default: the length, where there is one.
+            Default: the length, where there is one. A total above the length says that the others are done already, as
+            in an attempt that goes on: ``track(range(start, 100), total=100)``.
 
         Examples
         --------
@@ -215,15 +216,19 @@ class CurrentTask:
         """
         if not isinstance(iterable, Iterable):
             raise bad_type("iterable", iterable, "something to iterate over")
-        if total is None and isinstance(iterable, Sized):
-            total = len(iterable) or None
-        return self._track(iterable, total, message)
+        before = 0.0
+        if isinstance(iterable, Sized):
+            if total is None:
+                total = len(iterable) or None
+            else:
+                before = max(0.0, _number("total", total) - len(iterable))
+        return self._track(iterable, before, total, message)
 
-    def _track(self, iterable: Iterable[T], total: float | None, message: str | None) -> Iterator[T]:
-        self.progress(0, total, message)
+    def _track(self, iterable: Iterable[T], before: float, total: float | None, message: str | None) -> Iterator[T]:
+        self.progress(before, total, message)
         for done, item in enumerate(iterable, 1):
             yield item
-            self.progress(done, total, message)
+            self.progress(before + done, total, message)
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
         """Log numbers, such as the loss of an epoch; ``await batch.metrics()`` gives them as a DataFrame.

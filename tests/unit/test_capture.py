@@ -151,6 +151,17 @@ async def test_the_streams_are_otherwise_as_before(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
+async def test_a_function_that_was_given_a_stream_writes_to_that_of_its_task(queue: sitq.TaskQueue) -> None:
+    capture.watch()
+    out = sys.stdout
+
+    def write() -> None:
+        print("written", file=out)
+
+    async with sitq.Worker(queue.backend):
+        assert (await done(queue, write)).output == "written\n"
+
+
 async def test_output_of_another_key_is_not_shown(tmp_path: Any) -> None:
     async with sitq.TaskQueue(SQLiteBackend(tmp_path / "x.db", key="k" * 16)) as queue, sitq.Worker(queue.backend):
         task_id = (await done(queue, print, "a secret")).task_id

@@ -95,6 +95,11 @@ def test_track_tells_of_each_item_with_the_length_as_total(told: Told) -> None:
     assert [report.progress for report in told] == [Progress(done, 2, "letters") for done in range(3)]
 
 
+def test_track_of_what_is_left_begins_at_what_is_done(told: Told) -> None:
+    assert list(told.attempt().task().track(range(3, 5), total=5)) == [3, 4]
+    assert [report.progress for report in told] == [Progress(done, 5, None) for done in (3, 4, 5)]
+
+
 @pytest.mark.parametrize("size", [10, 1_500_000])
 def test_what_one_attempt_saved_the_next_one_loads(told: Told, tmp_path: Path, size: int) -> None:
     first = told.attempt(tmp_path / "files").task()
