@@ -50,6 +50,7 @@ class Settings:
     max_failures: int | None = None
     max_error_rate: float | None = None
     stop_when: Callable[[Any], Any] | None = None
+    labels: str | Iterable[str] = ()
     record_params: bool = True
     record_result: bool = True
 
@@ -60,6 +61,7 @@ class Settings:
             checks.text("version", self.version)
         checked_rules(self.max_failures, self.max_error_rate)
         checked_stop_when(self.stop_when)
+        object.__setattr__(self, "labels", checked_labels(self.labels))
         if not isinstance(self.on_change, str):
             raise bad_type("on_change", self.on_change, WAYS)
         if self.on_change not in ON_CHANGE:
@@ -115,13 +117,18 @@ async def map_rows(
         number_of = queue.backend.ids.number
         for position, row in enumerate(listed):
             try:
+                labels = None
+                if settings.labels:
+                    row, labels = unlabelled_row(row, settings.labels)  # what is left is the row
                 args, kwargs = fit.call(row)
                 place, known = taking.place(None if points is None else points.of(args, kwargs), position)
+                if known is not None and labels is not None:
+                    taking.label(known, labels)
                 if taking.takes(known):
                     params = params_of(fit.named(args, kwargs)) if settings.record_params else None
                     args, kwargs = bare(args, kwargs)
                     payload, needs = queue.packer.arguments(func, args, kwargs)
-                    taking.add(known, NewCall(payload, params, place, tuple(map(number_of, needs))))
+                    taking.add(known, NewCall(payload, params, place, tuple(map(number_of, needs))), labels)
             except SitqError as error:
                 error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
                 raise
@@ -144,6 +151,27 @@ async def map_rows(
     await queue._watch(made, stop_when)
     await taking.tell(made._title)
     return made
+
+
+def checked_labels(labels: object) -> tuple[str, ...]:
+    """Read the keys of rows that are labels; none by default."""
+    if isinstance(labels, str):
+        labels = (labels,)
+    elif isinstance(labels, Iterable):
+        labels = tuple(labels)
+    return () if labels == () else checks.texts("labels", labels)
+
+
+def unlabelled_row(row: Any, names: Iterable[str]) -> tuple[dict[str, Any], str | None]:
+    """Return what of a row the function gets, and its labels as JSON."""
+    if not isinstance(row, dict):
+        raise bad_type("a row", row, f"a dict, since labels= names keys of it: {', '.join(names)}")
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise InvalidArgument(f"labels: the row has no key {missing[0]!r}{nearest(missing[0], map(str, row))}")
+    return {key: value for key, value in row.items() if key not in names}, params_of(
+        {name: row[name] for name in names}
+    )
 
 
 def bare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:

@@ -136,6 +136,7 @@ class TaskOptions:
         rate: str | None = None,
         limit: str | None = None,
         version: str | None = None,
+        labels: str | Iterable[str] = (),
         record_params: bool = True,
         record_result: bool = True,
     ) -> Batch:
@@ -160,6 +161,7 @@ class TaskOptions:
                 max_failures,
                 max_error_rate,
                 stop_when,
+                labels,
                 record_params,
                 record_result,
             ),

@@ -259,6 +259,7 @@ class TaskQueue(Observing, Framing):
         rate: str | None = None,
         limit: str | None = None,
         version: str | None = None,
+        labels: str | Iterable[str] = (),
         record_params: bool = True,
         record_result: bool = True,
     ) -> Batch:
@@ -305,6 +306,9 @@ class TaskQueue(Observing, Framing):
             The name of a limit that was made with :meth:`limit`.
         version : str, optional
             Your own word for the code: only another word counts as a change.
+        labels : str or iterable of str
+            Keys of the rows that are no arguments: the function does not get them, they tell no points apart, and
+            frames have them as ``label.id``. A map that finds its batch again gives its tasks the labels of its rows.
         record_params, record_result : bool
             Whether scalar parameters, and the scalar fields of results, are stored readably, for frames.
 
@@ -333,6 +337,7 @@ class TaskQueue(Observing, Framing):
                 max_failures,
                 max_error_rate,
                 stop_when,
+                labels,
                 record_params,
                 record_result,
             ),

@@ -82,6 +82,7 @@ class NewTasks(NamedTuple):
     position: int = 0  # of the first call in its batch
     last: bool = True  # whether the batch is whole after these
     after: Sequence[int] = ()  # tasks that end before each of these begins
+    labels: Sequence[str | None] = ()  # one for each call, a JSON object, if there are any
 
 
 class Claim(NamedTuple):
@@ -189,6 +190,7 @@ class TaskRow(NamedTuple):
     fields: str | None  # a JSON object
     stale: int  # 1: completed, by other code than the current version of its batch
     asked: int  # 0: the last map of its batch did not ask for it
+    labels: str | None = None  # a JSON object
 
 
 class Measures(NamedTuple):
@@ -371,6 +373,7 @@ class MapEnd(NamedTuple):
     rules: Rules = Rules()
     seen: Stop | None = None  # what had stopped the batch when the map began
     stop: Stop | None = None  # what stops it now
+    labels: Sequence[tuple[int, str]] = ()  # of tasks that were there, JSON objects
 
 
 class Pace(NamedTuple):

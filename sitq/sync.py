@@ -142,6 +142,7 @@ class SyncTaskQueue:
         rate: str | None = None,
         limit: str | None = None,
         version: str | None = None,
+        labels: str | Iterable[str] = (),
         record_params: bool = True,
         record_result: bool = True,
     ) -> SyncBatch:
@@ -161,6 +162,7 @@ class SyncTaskQueue:
             rate=rate,
             limit=limit,
             version=version,
+            labels=labels,
             record_params=record_params,
             record_result=record_result,
         )
@@ -377,6 +379,7 @@ class SyncTaskOptions:
         rate: str | None = None,
         limit: str | None = None,
         version: str | None = None,
+        labels: str | Iterable[str] = (),
         record_params: bool = True,
         record_result: bool = True,
     ) -> SyncBatch:
@@ -396,6 +399,7 @@ class SyncTaskOptions:
             rate=rate,
             limit=limit,
             version=version,
+            labels=labels,
             record_params=record_params,
             record_result=record_result,
         )

@@ -111,6 +111,8 @@ class Taking:
         self._stale: set[int] = set()  # versions of other code than the tasks will have from now on
         self._calls: list[NewCall] = []  # of new tasks, not written yet
         self._unknown: list[int] = []  # their positions
+        self._labels: list[str | None] = []  # of these, JSON
+        self._labelled: list[tuple[int, str]] = []  # numbers and labels of tasks that were there
         # Tasks that take what the map says, whether they are of other code, and their calls.
         self._renewed: defaultdict[bool, list[tuple[int, NewCall]]] = defaultdict(list)
         self._places: list[tuple[int, int]] = []
@@ -213,9 +215,14 @@ class Taking:
             self.numbers.append(point.number)
         return takes
 
-    def add(self, point: Point | None, call: NewCall) -> None:
+    def label(self, point: Point, labels: str) -> None:
+        """Let a task that was there have other labels."""
+        self._labelled.append((point.number, labels))
+
+    def add(self, point: Point | None, call: NewCall, labels: str | None = None) -> None:
         """Let a row's task be stored, or take this call."""
         if point is None:
+            self._labels.append(labels)
             self._unknown.append(len(self.numbers))
             self._calls.append(call)
             self.numbers.append(0)
@@ -242,8 +249,10 @@ class Taking:
         await self._store_code()
         calls, self._calls = self._calls[:n], self._calls[n:]
         places, self._unknown = self._unknown[:n], self._unknown[n:]
+        labels, self._labels = self._labels[:n], self._labels[n:]
         first = places[0] if places else 0
-        numbers = await self._backend.enqueue(self._tasks(calls)._replace(position=first, last=last))
+        tasks = self._tasks(calls)._replace(position=first, last=last, labels=labels)
+        numbers = await self._backend.enqueue(tasks)
         for place, number in zip(places, numbers, strict=True):
             self.numbers[place] = number
 
@@ -285,7 +294,17 @@ class Taking:
         ]
         self._story["of an earlier map put aside"] = len(unasked)
         await self._backend.end_map(
-            MapEnd(self._batch, self._session, self._version, self._places, unasked, rules, self._seen, stop)
+            MapEnd(
+                self._batch,
+                self._session,
+                self._version,
+                self._places,
+                unasked,
+                rules,
+                self._seen,
+                stop,
+                self._labelled,
+            )
         )
 
     async def _renew(self, renewed: list[tuple[int, NewCall]], states: tuple[int, ...]) -> None:

@@ -20,6 +20,7 @@ from sitq.backends.group import (
     blocks,
     due,
     remove,
+    store_labels,
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.ruling import end_map, store_rules
@@ -189,6 +190,8 @@ def end_maps(group: Group, requests: Sequence[MapEnd]) -> list[None]:
         )
         store_rules(group, batch, request.rules)
         end_map(group, batch, request.seen, request.stop)
+        if request.labels:
+            store_labels(group, request.labels)
         group.claimable = True
     return [None] * len(requests)
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-JSON = frozenset({"params", "fields"})  # texts that are JSON already
+JSON = frozenset({"params", "fields", "labels"})  # texts that are JSON already
 TEXTS = frozenset({"lane", "batch", "function", "name", "tags", "key", "worker", "error_type", "error"})
 REALS = frozenset({"duration_s", "timeout_s"})
 MARK = "\x1e"  # stands in no JSON

@@ -12,7 +12,19 @@ from sitq.backends.base import Claimer
 from sitq.backends.batching import ack_batch, check_mapping
 from sitq.backends.committing import came_through
 from sitq.backends.depending import depend
-from sitq.backends.group import BLOCKS, INLINE_BYTES, SCHEDULED, Caches, Group, blocks, due, is_stored, now_us, remove
+from sitq.backends.group import (
+    BLOCKS,
+    INLINE_BYTES,
+    SCHEDULED,
+    Caches,
+    Group,
+    blocks,
+    due,
+    is_stored,
+    now_us,
+    remove,
+    store_labels,
+)
 from sitq.backends.limiting import limit_of
 from sitq.backends.working import promote
 from sitq.models import PENDING, PROCESSING, Waits
@@ -118,6 +130,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
                 position += 1
         numbers = list(range(first, number + 1))
         answers.append(numbers)
+        if any(request.labels):
+            store_labels(group, zip(numbers, request.labels, strict=True))
         if depends:
             dependent.append((request, numbers))
         if options.key is not None:

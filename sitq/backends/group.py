@@ -233,10 +233,20 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
         highest = max(numbers)
         group.execute("UPDATE meta SET value = ? WHERE name = 'last_deleted' AND value < ?", (highest, highest))
     gone = json.dumps(numbers)
-    for table in ("payloads", "attempts", "dependencies", "told", "metrics", "outputs", "checkpoints"):
+    for table in ("payloads", "attempts", "dependencies", "told", "metrics", "outputs", "checkpoints", "labels"):
         group.execute(f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (gone,))
     group.gone += numbers
     return len(deleted)
+
+
+def store_labels(group: Group, labels: Iterable[tuple[int, str | None]]) -> None:
+    """Store what rows carry beside their parameters; those without stay as they are."""
+    told = json.dumps([(number, text) for number, text in labels if text is not None])
+    group.execute(
+        "INSERT OR REPLACE INTO labels (task, fields)"
+        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+        (told,),
+    )
 
 
 def payload(group: Group, task: int, kind: int) -> bytes:

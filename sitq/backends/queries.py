@@ -59,6 +59,7 @@ FIELDS = {
     "fields": "tasks.fields",
     "stale": f"coalesce({IS_STALE}, 0)",
     "asked": "tasks.batch = 0 OR tasks.position IS NOT NULL",
+    "labels": "(SELECT labels.fields FROM labels WHERE labels.task = tasks.number)",
 }
 
 TASKS = f"""

@@ -251,6 +251,12 @@ CREATE TABLE checkpoints (
     task INTEGER PRIMARY KEY,
     sealed BLOB NOT NULL
 );
+
+-- What a row carries beside its parameters, where its map names labels.
+CREATE TABLE labels (
+    task INTEGER PRIMARY KEY,
+    fields TEXT NOT NULL  -- a JSON object
+);
 """
 
 

@@ -51,7 +51,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "blocked": ("bool", "pending, and waits for other tasks"),
     "retrying": ("bool", "pending, and it was claimed before"),
 }
-PREFIXES = ("param.", "result.", "metric.")
+PREFIXES = ("param.", "label.", "result.", "metric.")
 MOST_COLUMNS = 1000  # of parameters, and of result fields: dict results keyed by sample would make rows × rows cells
 FIELDS = tuple(field for field in TaskRow._fields if field != "cancelling")  # what a frame is made of
 
@@ -87,8 +87,9 @@ def task_frame(
     Returns
     -------
     pandas.DataFrame
-        Index ``task_id``. First the columns ``param.*``, ``result.*`` (``result`` where a function returns a scalar),
-        then those of `COLUMNS`, which are the same and of the same dtype for every frame, also an empty one.
+        Index ``task_id``. First the columns ``param.*``, ``label.*``, ``result.*`` (``result`` where a function
+        returns a scalar), then those of `COLUMNS`, which are the same and of the same dtype for every frame, also an
+        empty one.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def task_frame(
     given = tasks if isinstance(tasks, Mapping) else _by_column(tasks)
     if len(given["number"]) != len(task_ids):
         raise InvalidArgument(f"{len(given['number'])} tasks and {len(task_ids)} ids")
-    params = json_columns(given["params"], "param.", "parameters")
+    params = json_columns(given["params"], "param.", "parameters") | json_columns(given["labels"], "label.", "labels")
     if values is not None:
         results: dict[str, Any] = {"result": objects(values)}
     else:

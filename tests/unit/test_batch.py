@@ -612,3 +612,71 @@ async def test_readers_of_a_batch_that_are_forgotten_warn_of_nothing(queue: sitq
     for reader in (batch.to_frame, batch.failed, batch.best, batch.plot.durations, batch.plot.timeline):
         assert "is asynchronous: " in repr(reader())  # type: ignore[operator]
     gc.collect()
+
+
+# ---- labels ----
+def double(x: int) -> int:
+    return 2 * x
+
+
+ROWS_WITH_IDS = [{"x": 1, "id": "a", "note": None}, {"x": 2, "id": "b", "note": 0.5}]
+
+
+async def test_labels_are_carried_and_come_back_and_the_function_never_sees_them(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(double, pd.DataFrame(ROWS_WITH_IDS), labels=["id", "note"])
+    assert await values(queue, batch) == [2, 4]
+    frame = await batch.to_frame()
+    assert list(frame.columns[:4]) == ["param.x", "label.id", "label.note", "result"]
+    assert frame["label.id"].tolist() == ["a", "b"]
+    assert frame["label.note"].isna().tolist() == [True, False]
+    assert list((await batch.to_frame(prefix=False)).columns[:3]) == ["x", "id", "note"]
+    assert (await queue.stats(by="id")).index.tolist() == ["a", "b"]
+    result = (await batch.results())[0]
+    assert result.params == {"x": 1}
+    await queue.purge(batch)
+    assert (await (await queue.map(double, [{"x": 1, "id": 7}], labels="id")).to_frame())["label.id"].tolist() == [7]
+    assert [name for name in (await (await queue.map(double, [1])).to_frame()).columns if "label" in name] == []
+
+
+async def test_labels_tell_no_points_apart_and_are_those_of_the_last_map(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(double, [{"x": x, "id": f"old {x}"} for x in range(4)], name="svc", labels=["id"])
+    assert await values(queue, batch) == [0, 2, 4, 6]
+    again = await queue.map(double, [{"x": x, "id": f"new {x}"} for x in (1, 2, 9)], name="svc", labels=["id"])
+    assert list(again)[:2] == list(batch)[1:3]
+    assert (await again.to_frame())["label.id"].tolist() == ["new 1", "new 2", "new 9"]
+    whole = await again.to_frame(asked=False)
+    assert sorted(whole["label.id"]) == ["new 1", "new 2", "new 9", "old 0", "old 3"]
+    without = await queue.map(double, [1, 2, 9], name="svc")
+    assert (await without.to_frame())["label.id"].tolist() == ["new 1", "new 2", "new 9"], "a map that names none"
+
+
+async def test_labels_of_many_chunks_are_those_of_their_rows(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(double, ({"x": x % 7, "id": x} for x in range(25_000)), labels=["id"])
+    assert (await batch.to_frame())["label.id"].tolist() == list(range(25_000))
+
+
+async def test_labels_are_read_by_sitq_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    async with sitq.TaskQueue(path) as queue:
+        await queue.map(double, ROWS_WITH_IDS, labels=["id", "note"])
+    assert sitq.read(path)["label.id"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "error", "told"),
+    [
+        (["id"], [{"x": 1}], InvalidArgument, "row 0: labels: the row has no key 'id'"),
+        (["id"], [{"x": 1, "id": 2}, {"x": 1, "idd": 2}], InvalidArgument, "row 1: .*no key 'id'; did you mean 'idd'"),
+        (["id"], [1], InvalidType, "row 0: a row must be a dict, since labels= names keys of it: id, not 1"),
+        (["x"], [{"x": 1}], InvalidArgument, "row 0: .*'x'"),
+        (5, [{"x": 1}], InvalidType, "labels must be a list of str, not 5"),
+        ([5], [{"x": 1}], InvalidType, r"labels\[0\] must be a str, not 5"),
+        ("", [{"x": 1}], InvalidArgument, "labels"),
+    ],
+)
+async def test_bad_labels_are_one_clear_error(
+    queue: sitq.TaskQueue, labels: Any, rows: Any, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        await queue.map(double, rows, labels=labels)
+    assert await left_behind(queue) == (0, 0)
