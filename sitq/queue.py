@@ -8,18 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from sitq import checks
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
 from sitq.durations import rate as read_rate
-from sitq.errors import (
-    BatchNotFound,
-    SitqError,
-    TaskNotFound,
-    bad_type,
-)
+from sitq.errors import BatchNotFound, InvalidArgument, SitqError, TaskNotFound, bad_type
 from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.models import STATES, Counts, Result, Status, Task
@@ -164,6 +160,58 @@ class TaskQueue(Observing, Framing):
         if isinstance(selection, str | Result | Task):
             return Ref(ids_in(selection)[0])
         return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
+
+    async def backup(
+        self, path: str | os.PathLike[str], *, batches: Iterable[Batch | str] | None = None, payloads: bool = True
+    ) -> None:
+        """Write a copy of the database, or of some batches, to a new file, while everything goes on.
+
+        Parameters
+        ----------
+        path : str or path
+            There is no such file yet. Only its owner may read it, as the database itself.
+        batches : iterable of Batch or str, optional
+            Only these, by their names; default everything.
+        payloads : bool
+            False leaves out functions, arguments, results and outputs: a table to share, for :func:`sitq.read`, with
+            recorded parameters and fields. Its tasks cannot run again, and what has not ended is held.
+
+        Raises
+        ------
+        InvalidArgument
+            There is a file of this name, or no folder for it.
+        BatchNotFound
+            No batch has this name.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         batch = await queue.map(abs, [-1, -2], name="demo")
+        ...         await batch.wait()
+        ...         await queue.backup("share.db", batches=["demo"], payloads=False)
+        ...         return sitq.read("share.db")["result"].to_list()
+        >>> asyncio.run(main())
+        demo: 2 new
+        [1, 2]
+        """
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise bad_type("path", path, "the path of a new file")
+        target = Path(os.fspath(path))
+        if type(payloads) is not bool:
+            raise bad_type("payloads", payloads, "True or False")
+        if isinstance(batches, str):
+            raise bad_type("batches", batches, "a list of batches or names")
+        await self._session_number()
+        numbers = None
+        if batches is not None:
+            numbers = [_batch_number(await self.batch(one) if isinstance(one, str) else one) for one in batches]
+        if not target.parent.is_dir():
+            raise InvalidArgument(f"path: there is no folder {str(target.parent)!r}")
+        try:
+            await self.backend.backup(target, numbers, payloads)
+        except FileExistsError:
+            raise InvalidArgument(f"path: {str(target)!r} exists; a backup is a new file") from None
 
     async def replay(self, task: Any, func: Callable[..., Any] | None = None) -> Any:
         """Run a stored call once more in this cell, and return its value; what it raises comes out as it is.

@@ -236,6 +236,12 @@ class SyncTaskQueue:
         """Return references, which as arguments arrive as values; see :meth:`TaskQueue.ref`."""
         return self._queue.ref(selection)
 
+    def backup(
+        self, path: str | os.PathLike[str], *, batches: Iterable[SyncBatch | str] | None = None, payloads: bool = True
+    ) -> None:
+        """Write a copy to a new file; see :meth:`TaskQueue.backup`."""
+        self._call(self._queue.backup(path, batches=batches, payloads=payloads))  # type: ignore[arg-type]  # has a number
+
     def replay(self, task: Any, func: Callable[..., Any] | None = None) -> Any:
         """Run a stored call once more in this thread; see :meth:`TaskQueue.replay`."""
         function, args, kwargs = self._call(stored_call(self._queue, task, func))

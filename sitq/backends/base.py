@@ -377,6 +377,21 @@ class Backend(ABC):
         """Return a shared object, sealed."""
 
     @abstractmethod
+    async def backup(self, path: Path, batches: Sequence[int] | None, payloads: bool) -> None:
+        """Write everything, or some batches, to a new SQLite file, as of one moment.
+
+        Parameters
+        ----------
+        payloads : bool
+            False leaves out functions, arguments, results and outputs; what has not ended is held there.
+
+        Raises
+        ------
+        FileExistsError
+            There is a file of this name.
+        """
+
+    @abstractmethod
     async def stored_call(self, number: int) -> Claim | None:
         """Return a task's call as a claim holds it, without claiming it; None if there is no such task."""
 

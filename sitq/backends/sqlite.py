@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from sitq.backends import (
     batching,
     coding,
     columns,
+    copying,
     enqueueing,
     group,
     guard,
@@ -44,6 +46,7 @@ from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
 from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER, Opened, stop
 from sitq.backends.releasing import Releasing
+from sitq.backends.translating import translated
 from sitq.backends.working import Claiming, Completing
 from sitq.durations import seconds
 from sitq.errors import QueueClosed, TaskNotFound, bad_type, bad_value
@@ -470,6 +473,14 @@ class SQLiteBackend(Backend):
         if not rows:
             raise TaskNotFound(digest.hex(), "no shared object of this digest is stored")
         return bytes(rows[0][0])
+
+    async def backup(self, path: Path, batches: Sequence[int] | None, payloads: bool) -> None:
+        """Write everything, or some batches, to a new file."""
+        source = self._open.backend.path
+        try:
+            await asyncio.to_thread(copying.copy, source, path, batches, payloads)
+        except sqlite3.Error as error:
+            raise translated(error, str(path)) from error
 
     async def stored_call(self, number: int) -> Claim | None:
         """Return a task's call as a claim holds it."""

@@ -52,6 +52,7 @@ STANDS_ON = {
     "options": ("checks", "retry", "mapping"),
     "backends": (),
     "backends.base": ("ids", "sealing", "models"),
+    "backends.copying": ("models",),
     "backends.guard": ("backends.base",),
     "backends.queries": ("backends.base",),
     "backends.columns": (),
@@ -78,6 +79,7 @@ STANDS_ON = {
     "backends.opened": ("loops", "backends.connecting", "backends.guard", "backends.enqueueing"),
     "backends.lately": ("backends.base", "backends.changes", "backends.queries"),
     "backends.sqlite": (
+        "backends.copying",
         "backends.lately",
         "backends.heart",
         "backends.living",
