@@ -119,6 +119,9 @@ OPTIONS: dict[str, Case] = {
     "a negative timeout": (option(timeout=-1), ValueError, "timeout .*-1"),
     "NaN as timeout": (option(timeout=math.nan), ValueError, "timeout .*nan"),
     "-1 retries": (option(retry=-1), ValueError, "retry must be at least 0, not -1"),
+    "rate of a number": (option(rate=500), TypeError, "rate must be a text like"),
+    "limit and rate": (option(limit="api", rate="1/s"), ValueError, "limit and rate exclude each other"),
+    "limit that nobody made": (option(limit="api"), ValueError, "there is no limit 'api'"),
     "1.5 retries": (option(retry=1.5), TypeError, "retry .*RetryPolicy.*1.5"),
     "True retries": (option(retry=True), TypeError, "retry .*True"),
     "an empty key": (option(key=""), ValueError, "key must be a text that is not empty"),
@@ -225,6 +228,9 @@ STEERING: dict[str, Case] = {
     ]
 } | {
     "rerun nothing": (lambda q: q.rerun(None), TypeError, "selection .*None"),
+    "limit without a name": (lambda q: q.limit(""), ValueError, "name must be a text that is not empty"),
+    "limit of half a task": (lambda q: q.limit("api", concurrency=0.5), TypeError, "concurrency must be an int"),
+    "limit of no rate": (lambda q: q.limit("api", rate="often"), ValueError, 'rate must be a text like "500/min"'),
     "rename to nothing": (lambda q: q.rename("no such batch", ""), LookupError, "no batch is named"),
     "retry by no function": (lambda q: q.retry([], "train"), TypeError, "func must be a function, not 'train'"),
     "rename of a number": (lambda q: q.rename(5, "b"), TypeError, "batch must be a Batch or the name of one, not 5"),
