@@ -147,7 +147,6 @@ OPTIONS: dict[str, Case] = {
     "one name as the batches of a backup": (lambda q: q.backup("x.db", batches="svc"), TypeError, "batches must be"),
     "an unknown batch of a backup": (lambda q: q.backup("x.db", batches=["svc"]), LookupError, "svc"),
     "a number as payloads of a backup": (lambda q: q.backup("x.db", payloads=1), TypeError, "payloads must be True"),
-    "a limit of nothing": (lambda q: q.limit("api"), ValueError, "rate|concurrency"),
     "a rate that is none": (lambda q: q.limit("api", rate="many"), ValueError, "rate"),
     "a number to replay": (lambda q: q.replay(5), TypeError, "task must be an id, a Result, or a row"),
     "an unknown task to replay": (lambda q: q.replay("abc"), LookupError, "not a task id"),
