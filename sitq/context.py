@@ -168,7 +168,8 @@ class CurrentTask:
         """
         facts = self._attempt.facts()
         folder = Path(facts.folder) if facts.task_id is not None else Path(_temporary().name)
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder.parent, folder):  # for this user alone, as the database is
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
     # ---- how it comes on ----

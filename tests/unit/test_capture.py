@@ -162,6 +162,21 @@ async def test_a_function_that_was_given_a_stream_writes_to_that_of_its_task(que
         assert (await done(queue, write)).output == "written\n"
 
 
+async def child() -> None:
+    await asyncio.sleep(0)
+    print("child of", sitq.current_task().id)
+
+
+async def spread() -> None:
+    await asyncio.gather(child(), asyncio.to_thread(lambda: print("thread of", sitq.current_task().id)))
+
+
+async def test_what_a_coroutine_starts_belongs_to_its_task(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        result = await done(queue, spread)
+    assert sorted(result.output.splitlines()) == [f"child of {result.task_id}", f"thread of {result.task_id}"]
+
+
 async def test_output_of_another_key_is_not_shown(tmp_path: Any) -> None:
     async with sitq.TaskQueue(SQLiteBackend(tmp_path / "x.db", key="k" * 16)) as queue, sitq.Worker(queue.backend):
         task_id = (await done(queue, print, "a secret")).task_id

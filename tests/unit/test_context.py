@@ -114,6 +114,11 @@ def test_what_one_attempt_saved_the_next_one_loads(told: Told, tmp_path: Path, s
     assert told[-1].metrics[0].step == 1, "steps go on behind the checkpoint"
 
 
+def test_files_of_a_task_are_for_its_user_alone(told: Told, tmp_path: Path) -> None:
+    folder = told.attempt(tmp_path / "x.db.files" / "an id").task().folder
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
+
+
 def test_the_file_of_a_checkpoint_that_was_changed_is_not_unpickled(told: Told, tmp_path: Path) -> None:
     told.attempt(tmp_path).task().save(b"y" * 1_500_000)
     (file,) = tmp_path.iterdir()
