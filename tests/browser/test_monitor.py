@@ -76,3 +76,22 @@ def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Brows
     expect_nothing_dead(page)
     picture(cell(page, 0), "monitor-final")
     page.close()
+
+
+def test_a_page_that_was_closed_before_the_end_has_the_monitor_and_nothing_dead(browser: Browser, lab: Lab) -> None:
+    lab.write("closed.ipynb", OPEN.replace("monitor.db", "closed.db"))
+    page = open_notebook(browser, lab, "closed.ipynb")
+    ran = run_cell(page, 0)
+    expect(ran.locator(".sitq-monitor")).to_have_attribute("data-concurrency", "2", timeout=5000)
+    expect(ran.locator(".sitq-concurrency")).to_be_visible()
+    save(page, lab, "closed.ipynb")
+    page.close()
+    page = open_notebook(browser, lab, "closed.ipynb")
+    restart_kernel(page, lab, "closed.ipynb")
+    reload(page, lab, "closed.ipynb")
+    expect(cell(page, 0).locator(".sitq-monitor")).to_contain_text("second sweep")
+    dead = cell(page, 0).get_by_text(re.compile("model not found|Loading widget"))
+    expect(dead).to_be_hidden()
+    expect(cell(page, 0).get_by_text("model not found")).to_have_count(1, timeout=20_000)
+    expect(dead).to_be_hidden()
+    page.close()
