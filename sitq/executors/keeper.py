@@ -23,6 +23,8 @@ from sitq.call import Call, Outcome, failed
 from sitq.errors import RunnerFailed, SerializationError, TaskOutOfMemory
 from sitq.executors import surroundings
 from sitq.executors.frames import Message, receive, report_of, send
+from sitq.executors.outside import Overheard, how_ended, memory_of
+from sitq.reports import Report
 from sitq.serialization import CloudpickleSerializer, Serializer
 
 log = logging.getLogger("sitq")
@@ -38,7 +40,7 @@ END_S = 1.0  # for exit handlers in a runner that ends
 
 CANCELLED = "cancelled"
 
-Report = Callable[["Keeper", int, Outcome], None]
+Ended = Callable[["Keeper", int, Outcome], None]
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ class Keeper:
         Called in the keeper's thread with the keeper, the key and the outcome of each call.
     """
 
-    def __init__(self, limits: Limits, threads: Callable[[], int], report: Report):
+    def __init__(self, limits: Limits, threads: Callable[[], int], report: Ended):
         self._limits = limits
         self._threads = threads
         self._report = report
         self._jobs: queue.SimpleQueue[tuple[int, Call] | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
+        self._overheard: Overheard | None = None
         self._served = 0  # calls of this process
         self._sent: set[bytes] = set()  # functions it was given
         self._serializer: Serializer | None = None  # that it was given
@@ -122,9 +125,9 @@ class Keeper:
     def _serve(self, key: int, call: Call) -> Outcome:
         refused: BaseException | None = None
         try:
-            self._have_process()
+            self._have_process(call.attempt.facts().quiet)
             self._give(call)
-            while (message := self._receive(key)) is not None:
+            while (message := self._receive(key, call)) is not None:
                 if message[0] == "done":
                     with self._lock:
                         self._key = None  # from here on a kill comes too late
@@ -161,7 +164,7 @@ class Keeper:
             return Outcome(False, was_cancelled=True)
         if isinstance(killed, Exception):
             return failed(killed, None, None, skip=0)
-        return Outcome(False, error_type="WorkerDied", error=f"the runner process {_how(code)}", was_lost=True)
+        return Outcome(False, error_type="WorkerDied", error=f"the runner process {how_ended(code)}", was_lost=True)
 
     # ---- talking ----
     def _give(self, call: Call) -> None:
@@ -200,27 +203,50 @@ class Keeper:
     def _send(self, *message: Any) -> None:
         send(self._to_runner, message)
 
-    def _receive(self, key: int) -> Message | None:
-        if self._limits.memory is not None:
-            self._watch_memory(key, self._limits.memory)
-        return receive(self._from_runner)
+    def _receive(self, key: int, call: Call) -> Message | None:
+        """Wait for a message; meanwhile hear what is written past it, and look at the process's memory."""
+        overheard, limited = self._overheard, self._limits.memory is not None
+        if overheard is not None or limited:
+            poll = select.poll()
+            poll.register(self._from_runner, select.POLLIN)
+            if overheard is not None and not overheard.closed:
+                poll.register(overheard.pipe, select.POLLIN)
+            looked, ready = time.monotonic(), False
+            while not ready:
+                found = [descriptor for descriptor, _ in poll.poll(MEMORY_S * 1000 if limited else None)]
+                ready = self._from_runner in found
+                if overheard is not None and overheard.pipe in found:
+                    _hear(call, overheard.text())
+                    if overheard.closed:
+                        poll.unregister(overheard.pipe)
+                if limited and time.monotonic() - looked >= MEMORY_S:
+                    looked = time.monotonic()
+                    self._look_at_memory(key)
+        message = receive(self._from_runner)
+        if overheard is not None and (message is None or message[0] == "done"):
+            _hear(call, overheard.rest())
+        return message
 
-    def _watch_memory(self, key: int, most: int) -> None:
-        """Wait for a message, and look at the process's memory meanwhile."""
-        poll = select.poll()
-        poll.register(self._from_runner, select.POLLIN)
-        while not poll.poll(MEMORY_S * 1000):
-            taken = _memory(self._process.pid)  # type: ignore[union-attr]  # begun
-            if taken > most:
-                told = f"the runner process took {taken / 1e9:.2f} GB; max_memory is {most / 1e9:.2f} GB"
-                self.kill(key, TaskOutOfMemory(told))
+    def _look_at_memory(self, key: int) -> None:
+        taken, most = memory_of(self._process.pid), self._limits.memory  # type: ignore[union-attr]  # begun
+        if most is not None and taken > most:
+            told = f"the runner process took {taken / 1e9:.2f} GB; max_memory is {most / 1e9:.2f} GB"
+            self.kill(key, TaskOutOfMemory(told))
 
     # ---- the process ----
-    def _have_process(self) -> None:
-        """Start a process, unless there is one that lives and has the code of now."""
+    def _have_process(self, quiet: bool) -> None:
+        """Start a process, unless there is one that lives and has the code of now.
+
+        Parameters
+        ----------
+        quiet : bool
+            Whether what it writes is the task's alone.
+        """
         reloads = surroundings.own_modules.reloads()
         if self._process is not None:
             if self._process.poll() is None and reloads == self._reloads:
+                if self._overheard is not None:
+                    self._overheard.rest()  # of the call before
                 return
             self._end_process()  # it died while it had nothing to do, or has old code
         self._served = 0
@@ -228,21 +254,23 @@ class Keeper:
         self._sent.clear()
         self._serializer = None
         self._place = surroundings.place()
-        process = self._start()
+        process = self._start(quiet)
         assert process.stdin is not None
         assert process.stdout is not None
         self._to_runner, self._from_runner = process.stdin.fileno(), process.stdout.fileno()
+        self._overheard = Overheard(process.stderr.fileno()) if process.stderr is not None else None
         with self._lock:
             self._process = process
             if self._killed is not None:  # meanwhile
                 self._kill_group()
         if receive(self._from_runner) is None:
+            why = self._overheard.rest().strip() if self._overheard is not None else "its stderr says why"
             code = self._bury()
             if self._killed is None:
-                raise RunnerFailed(f"a runner process could not start: it {_how(code)}; its stderr says why")
+                raise RunnerFailed(f"a runner process could not start: it {how_ended(code)}; {why}")
             raise BrokenPipeError
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, quiet: bool) -> subprocess.Popen[bytes]:
         while True:
             try:
                 return subprocess.Popen(
@@ -255,6 +283,7 @@ class Keeper:
                     ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE if quiet else None,
                     bufsize=0,
                     start_new_session=True,
                     env=surroundings.environment(self._threads()),
@@ -290,27 +319,13 @@ class Keeper:
         with self._lock:
             self._kill_group()
             self._process = None
-        for pipe in (process.stdin, process.stdout):
-            pipe.close()  # type: ignore[union-attr]
+        self._overheard = None
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         return process.wait()
 
 
-def _memory(pid: int) -> int:
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it has just ended
-        return 0
-
-
-def _how(code: int) -> str:
-    """Word how a process ended."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-    return f"was killed by {name}{memory}"
+def _hear(call: Call, text: str) -> None:
+    if text:
+        call.attempt.tell(Report(output=(("stderr", text),)))

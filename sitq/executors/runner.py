@@ -47,7 +47,8 @@ class Telling:
     def take(self, report: Report) -> None:
         """Take a report, from any thread."""
         self._gathered.add(report)
-        if report.checkpoint is not None or time.monotonic() - self._sent > TELL_S:
+        whole = not report.output or report.output[-1][1].endswith("\n")  # print() writes a line in two pieces
+        if report.checkpoint is not None or (whole and time.monotonic() - self._sent > TELL_S):
             self.flush()
         elif not self._waiting:
             self._waiting = True
@@ -167,6 +168,7 @@ class Runner:
         )
         outcome = contextvars.Context().run(run, self._loader, call, self._await)
         telling.flush(over=True)
+        flush_c()
         self.tell("done", *[getattr(outcome, name) for name in Outcome.__slots__])
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -184,6 +186,13 @@ class Runner:
 def die() -> None:
     """End this process and those it started, at once."""
     os.killpg(os.getpid(), signal.SIGKILL)  # it leads a group of its own, which has its number
+
+
+def flush_c() -> None:
+    """Write what C code has printed and buffers, while its call is the one that runs."""
+    import ctypes
+
+    ctypes.CDLL(None).fflush(None)
 
 
 def move_to(path: list[str], folder: str | None) -> None:

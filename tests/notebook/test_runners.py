@@ -119,6 +119,7 @@ def speak(imports):
     import logging, sys, warnings
     import matplotlib.pyplot as plt
     print("out")
+    os.system("echo program")
     print("err", file=sys.stderr)
     logging.getLogger("mine").warning("logged")
     warnings.warn("warned")
@@ -141,7 +142,7 @@ async def test_what_a_task_writes_and_displays_there_is_its_own(imports: bool, p
         assert (cell.text, cell.shown) == ("", [])
         assert (await one.run("print(result.error, result.value)")).text == "None __main__\n"
         shown = await one.run("result.show()")
-        for line in ("out", "err", "logged"):
+        for line in ("out", "program", "err", "logged"):
             assert line in shown.text.splitlines()
         assert "warned" in shown.text
         assert any("image/png" in bundle for bundle in shown.shown)

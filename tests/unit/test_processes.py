@@ -473,6 +473,68 @@ async def test_what_a_thread_tells_after_its_call_is_not_taken_for_the_next_ones
     assert heard == []
 
 
+QUIET = Facts("an id", 1, quiet=True)  # of a kernel
+
+
+async def test_what_is_written_past_python_is_the_tasks_own(executor: ProcessExecutor, delivered: Delivered) -> None:
+    @by_value
+    def speak() -> None:
+        import ctypes
+
+        print("by Python")
+        ctypes.CDLL(None).printf(b"by C\n")
+        subprocess.run(["sh", "-c", "echo by a program; echo '\u00e9' >&2"], check=True)
+        os.write(2, b"x" * 200_000 + b"\n")  # more than a pipe holds
+
+    gathered = Gathered()
+    for key in (1, 2):
+        executor.submit(key, call(speak, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+        assert (await delivered.one(key)).ok
+        report = gathered.take()
+        assert report is not None
+        written = "".join(text for _, text in report.output)
+        assert written.rstrip().endswith("x" * 1000)
+    small = by_value(lambda: subprocess.run(["echo", "by a program"], check=True).returncode)
+    executor.submit(3, call(small, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    await delivered.one(3)
+    report = gathered.take()
+    assert report is not None
+    assert list(report.output) == [("stderr", "by a program\n")]
+
+
+async def test_what_c_code_prints_comes_before_the_outcome(executor: ProcessExecutor, delivered: Delivered) -> None:
+    @by_value
+    def speak() -> None:
+        import ctypes
+
+        ctypes.CDLL(None).printf(b"by C\n")
+
+    gathered = Gathered()
+    executor.submit(1, call(speak, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    await delivered.one(1)
+    report = gathered.take()
+    assert report is not None
+    assert list(report.output) == [("stderr", "by C\n")]
+
+
+async def test_the_last_words_of_a_crash_are_the_tasks(executor: ProcessExecutor, delivered: Delivered) -> None:
+    @by_value
+    def crash() -> None:
+        import faulthandler
+
+        faulthandler.enable(2)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    gathered = Gathered()
+    executor.submit(1, call(crash, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    outcome = await delivered.one(1)
+    assert outcome.was_lost
+    assert "SIGSEGV" in (outcome.error or "")
+    report = gathered.take()
+    assert report is not None
+    assert "Fatal Python error: Segmentation fault" in "".join(text for _, text in report.output)
+
+
 # ---- ends ----
 async def test_a_cancel_kills_the_process_and_what_it_started(
     executor: ProcessExecutor, delivered: Delivered, tmp_path: Path
