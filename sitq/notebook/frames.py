@@ -166,6 +166,8 @@ def _wait_s(given: Mapping[str, Sequence[Any]]) -> np.ndarray[Any, Any]:
 
 def json_columns(texts: Sequence[str | None], prefix: str, what: str) -> dict[str, Any]:
     """Decode one JSON object per row into one column per name, in the order of first appearance."""
+    if not any(texts):  # as labels mostly are
+        return {}
     rows = _decode(texts, what)
     names: dict[str, None] = {}
     shape: Iterable[str] = ()
