@@ -87,6 +87,8 @@ class Alarming:
                     await self._look()
                 except SitqError as error:  # a locked database lets go again
                     log.debug("sitq: alerts could not be judged: %s", error)
+                except Exception:  # of a front end, say: the next look may be well
+                    log.exception("sitq: alerts could not be judged; they are tried again")
                 if ending:
                     return
                 try:

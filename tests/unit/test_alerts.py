@@ -322,6 +322,24 @@ async def test_a_callback_that_hangs_keeps_no_alert_from_being_judged(queue: sit
             await asyncio.sleep(0.01)
 
 
+async def test_a_look_that_fails_is_tried_again(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alarms: asyncio.Queue[Alarm] = asyncio.Queue()
+    counts, errors = queue.backend.counts, [sitq.SitqError("locked"), ZeroDivisionError("strange")]
+
+    async def broken(lane: str | None) -> sitq.Counts:
+        if errors:
+            raise errors.pop()
+        return await counts(lane)
+
+    monkeypatch.setattr(queue.backend, "counts", broken)
+    queue.alert("depth", above=0, callback=alarms.put)
+    await queue.enqueue(quick)
+    assert (await take(alarms)).level == "warning"
+    assert "strange" in caplog.text
+
+
 async def test_an_alert_of_the_same_name_replaces_the_earlier_one(queue: sitq.TaskQueue) -> None:
     first = queue.alert("depth", above=5)
     second = queue.alert("depth", above=5)
