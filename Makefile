@@ -17,7 +17,8 @@ lab: .venv/.stamp-demo  ## open the notebooks in JupyterLab
 
 test: .venv/.stamp-dev .venv-ipykernel6/.stamp-nbval  ## run every test: units, faults, notebooks, browser
 	tools/get_chromium.sh
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/.stamp-dev  ## check style and formatting
 	$(BIN)/ruff check

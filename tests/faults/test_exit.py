@@ -12,7 +12,7 @@ import pytest
 import sitq
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.alone]
 
 HEAD = """
 import asyncio, atexit, sys, threading, time

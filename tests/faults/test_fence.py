@@ -14,7 +14,7 @@ import sitq
 from tests.faults import oracle
 from tests.kernels import ROOT, kernel
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.alone]
 
 WORKER = """
 import asyncio, sys

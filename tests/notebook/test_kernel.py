@@ -32,6 +32,7 @@ def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoRetur
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("call", ["nap, 600", "block, 600", None])
 async def test_a_kernel_with_an_open_queue_exits_at_once_and_frees_its_claims(
     call: str | None, python: Path, tmp_path: Path

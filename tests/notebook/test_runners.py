@@ -27,6 +27,7 @@ def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoRetur
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("busy", [True, False])
 async def test_a_kernel_with_runner_processes_exits_at_once_and_they_end_with_it(
     busy: bool, python: Path, tmp_path: Path
