@@ -125,6 +125,30 @@ async def test_what_happened_before_the_queue_was_closed_is_told_then_it_ends(qu
         queue.events()
 
 
+async def test_a_reader_gets_what_the_end_has_read_for_it(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = queue.events("pending")
+    task_id = await queue.enqueue(quick)
+    tasks, reads, go = queue.backend.tasks, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        reads.set()
+        await go.wait()
+        return await tasks(*args)
+
+    monkeypatch.setattr(queue.backend, "tasks", slow)
+    end = asyncio.create_task(events.finish())
+    await reads.wait()
+    reading = asyncio.create_task(anext(events, None))
+    await asyncio.sleep(0.01)  # it waits for its turn
+    go.set()
+    event = await asyncio.wait_for(reading, LONG_S)
+    await end
+    assert event is not None
+    assert event.task_id == task_id
+
+
 async def test_events_that_nobody_holds_are_kept_by_nobody(queue: sitq.TaskQueue) -> None:
     before = set(queue.backend.listeners)
     events = queue.events()
