@@ -191,6 +191,7 @@ class Keeper:
             call.record_result,
             call.made_with,
             tuple(call.attempt.facts()),
+            None if call.values is None else dict(call.values),
         )
 
     def _answer(self, call: Call, what: str, which: Any = None) -> Any:

@@ -143,6 +143,7 @@ class Runner:
         record_result: bool,
         made_with: str,
         facts: tuple[Any, ...],
+        values: dict[str, bytes] | None,
     ) -> None:
         if place is not None:
             move_to(*place)
@@ -165,6 +166,7 @@ class Runner:
             record_result,
             made_with,
             attempt,
+            values,
         )
         outcome = contextvars.Context().run(run, self._loader, call, self._await)
         telling.flush(over=True)

@@ -234,6 +234,16 @@ async def test_a_map_after_very_many_tasks_is_refused(queue: sitq.TaskQueue, mon
     assert (await queue.counts()).total == 2
 
 
+async def test_values_arrive_in_runner_processes(tmp_path: Path) -> None:
+    async with sitq.open(tmp_path / "p.db", executor="process", concurrency=1) as queue:
+        batch = await queue.map(tens, range(5))
+        drop = queue.options(if_failed="drop")
+        for refs in (queue.ref(batch), list(batch)):
+            assert await value_of(queue, await drop.enqueue(total, refs)) == 70
+        bad = await drop.enqueue(same, batch[0], queue.ref(batch[3]), [batch[4]])
+        assert await value_of(queue, bad) == ((batch[0], None, [batch[4]]), {})
+
+
 def test_the_same_without_await(tmp_path: Path) -> None:
     with sitq.open_sync(tmp_path / "s.db") as queue:
         batch = queue.map(tens, range(3))
