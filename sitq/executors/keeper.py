@@ -223,10 +223,7 @@ class Keeper:
                 if limited and time.monotonic() - looked >= MEMORY_S:
                     looked = time.monotonic()
                     self._look_at_memory(key)
-        message = receive(self._from_runner)
-        if overheard is not None and (message is None or message[0] == "done"):
-            _hear(call, overheard.rest())
-        return message
+        return receive(self._from_runner)
 
     def _look_at_memory(self, key: int) -> None:
         taken, most = memory_of(self._process.pid), self._limits.memory  # type: ignore[union-attr]  # begun
@@ -247,7 +244,7 @@ class Keeper:
         if self._process is not None:
             if self._process.poll() is None and reloads == self._reloads:
                 if self._overheard is not None:
-                    self._overheard.rest()  # of the call before
+                    self._overheard.text()  # of the call before
                 return
             self._end_process()  # it died while it had nothing to do, or has old code
         self._served = 0
@@ -265,7 +262,7 @@ class Keeper:
             if self._killed is not None:  # meanwhile
                 self._kill_group()
         if receive(self._from_runner) is None:
-            why = self._overheard.rest().strip() if self._overheard is not None else "its stderr says why"
+            why = self._overheard.text().strip() if self._overheard is not None else "its stderr says why"
             code = self._bury()
             if self._killed is None:
                 raise RunnerFailed(f"a runner process could not start: it {how_ended(code)}; {why}")

@@ -6,8 +6,7 @@ import codecs
 import os
 import signal
 
-MOST = 1 << 16  # bytes at once
-READS = 64
+MOST = 1 << 20  # bytes at once; a pipe holds 64 kB, if nobody enlarged it
 
 
 class Overheard:
@@ -26,20 +25,13 @@ class Overheard:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def text(self) -> str:
-        """Return what was written since the last time, up to a limit."""
+        """Return all that was written since the last time."""
         try:
             read = os.read(self.pipe, MOST)
         except BlockingIOError:
             return ""
         self.closed = not read
         return self._decode(read)
-
-    def rest(self) -> str:
-        """Return all that was written since the last time, unless somebody goes on writing."""
-        texts: list[str] = []
-        while len(texts) < READS and (text := self.text()):
-            texts.append(text)
-        return "".join(texts)
 
 
 def memory_of(pid: int) -> int:

@@ -33,8 +33,6 @@ def environment(threads: int) -> dict[str, str]:
     given = dict(os.environ)
     if not any(name in given for name in THREADS):
         given |= dict.fromkeys(THREADS, str(threads))
-    if given.get("MPLBACKEND", "").startswith("module:"):
-        given["MPLBACKEND"] = "agg"  # the kernel's draws into cells
     return given
 
 

@@ -502,7 +502,23 @@ async def test_what_is_written_past_python_is_the_tasks_own(executor: ProcessExe
     assert list(report.output) == [("stderr", "by a program\n")]
 
 
-async def test_what_c_code_prints_comes_before_the_outcome(executor: ProcessExecutor, delivered: Delivered) -> None:
+async def test_what_is_written_after_a_call_is_not_taken_for_the_next_ones(
+    executor: ProcessExecutor, delivered: Delivered
+) -> None:
+    late = by_value(lambda: subprocess.Popen(["sh", "-c", "sleep 0.1; echo late"]).pid)
+    gathered = Gathered()
+    executor.submit(1, call(late, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    await ended(await delivered.value(1))
+    executor.submit(2, call(runners.pid, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    await delivered.one(2)
+    assert gathered.take() is None
+
+
+async def test_what_c_code_prints_comes_before_the_outcome(
+    executor: ProcessExecutor, delivered: Delivered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
     @by_value
     def speak() -> None:
         import ctypes
@@ -738,16 +754,6 @@ async def test_libraries_get_the_threads_that_the_cores_leave_to_each_process(
     async with opened(delivered, slots=4) as executor:
         executor.submit(2, call(environment, *surroundings.THREADS))
         assert await delivered.value(2) == ["5", None, None], "set by the user: left alone"
-
-
-async def test_figures_are_not_drawn_by_the_kernels_backend(
-    delivered: Delivered, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key, (ours, theirs) in enumerate([("module://matplotlib_inline.backend_inline", "agg"), ("svg", "svg")]):
-        monkeypatch.setenv("MPLBACKEND", ours)
-        async with opened(delivered) as executor:
-            executor.submit(key, call(environment, "MPLBACKEND"))
-            assert await delivered.value(key) == [theirs]
 
 
 # ---- workers ----
