@@ -164,11 +164,11 @@ async def test_a_function_that_was_given_a_stream_writes_to_that_of_its_task(que
 
 async def child() -> None:
     await asyncio.sleep(0)
-    print("child of", sitq.current_task().id)
+    sys.stdout.write(f"child of {sitq.current_task().id}\n")  # at once: print writes the end of its line by itself
 
 
 async def spread() -> None:
-    await asyncio.gather(child(), asyncio.to_thread(lambda: print("thread of", sitq.current_task().id)))
+    await asyncio.gather(child(), asyncio.to_thread(lambda: sys.stdout.write(f"thread of {sitq.current_task().id}\n")))
 
 
 async def test_what_a_coroutine_starts_belongs_to_its_task(queue: sitq.TaskQueue) -> None:
