@@ -277,6 +277,7 @@ class Result:
     params: dict[str, Any]
     notes: dict[str, Any]  # what it told with ``current_task().note(…)``; its text is "note"
     _load: Callable[[], Any] = field(repr=False, compare=False)
+    _where: str = field(repr=False, compare=False)  # the database
     _read_output: Callable[[], list[tuple[str, str]]] = field(repr=False, compare=False)
 
     @cached_property
@@ -318,6 +319,29 @@ class Result:
         from sitq.notebook.outputs import show
 
         show(self._output)
+
+    def reproduce(self) -> str:
+        """Return code for a cell that runs the stored call once more, where ``%debug`` sees it.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue("demo.db") as queue, Worker("demo.db"):
+        ...         return (await queue.get_result(await queue.enqueue(divmod, 1, 0))).reproduce()
+        >>> print(asyncio.run(main()))  # doctest: +ELLIPSIS
+        # divmod failed with ZeroDivisionError: integer division or modulo by zero
+        import sitq
+        <BLANKLINE>
+        queue = await sitq.open('...demo.db', worker=False)
+        await queue.replay('...')
+        """
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        why = f" with {self.error_type}: {self.error}" if self.error_type else ""
+        told = " ".join(f"{self.name}{f'({given})' if given else ''} {self.status.value}{why}".split())
+        return (
+            f"# {told}\nimport sitq\n\n"
+            f"queue = await sitq.open({self._where!r}, worker=False)\nawait queue.replay({self.task_id!r})"
+        )
 
     def is_success(self) -> bool:
         """Whether the task completed."""

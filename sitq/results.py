@@ -83,5 +83,6 @@ def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Resul
         params=json.loads(row.params) if row.params else {},
         notes=json.loads(row.notes) if row.notes else {},
         _load=lambda: load_value(row, backend, serializer),
+        _where=backend.where,
         _read_output=lambda: load_output(row, backend),
     )

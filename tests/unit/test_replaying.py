@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import linecache
 import sys
@@ -105,6 +106,31 @@ async def test_a_task_that_was_purged_is_not_found(queue: sitq.TaskQueue) -> Non
     await queue.purge(task_id)
     with pytest.raises(TaskNotFound):
         await queue.replay(task_id)
+
+
+async def test_a_result_gives_code_that_runs_its_call_again(tmp_path: Path) -> None:
+    path = tmp_path / "it's.db"
+    async with sitq.TaskQueue(path) as queue, sitq.Worker(queue.backend):
+        (task_id,) = (await queue.map(broken, [4]))[:]
+        result = await queue.get_result(task_id, 10)
+        assert result is not None
+        code = result.reproduce()
+    assert code.splitlines()[0] == "# broken(i=4) failed with ValueError: broken 40"
+    cell = compile(code, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    space: dict[str, Any] = {}
+    with pytest.raises(ValueError, match="broken 40"):
+        await eval(cell, space)
+    await space["queue"].close()
+
+
+async def test_nothing_in_a_result_leaves_the_comment_of_its_code(queue: sitq.TaskQueue) -> None:
+    def hostile(text: str) -> None:
+        raise ValueError(text)
+
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(hostile, ["one\nimport os\r\x0c\u2028two"])
+        (result,) = await batch.results()
+    assert len([line for line in result.reproduce().splitlines() if not line.startswith("#")]) == 4
 
 
 def test_the_same_without_await(tmp_path: Path) -> None:
