@@ -49,6 +49,8 @@ async def test_a_backup_is_the_whole_database_and_goes_on(queue: sitq.TaskQueue,
     await filled(queue)
     frame, counts = await queue.to_frame(), await queue.counts()
     await queue.backup(tmp_path / "copy.db")
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    assert sorted(file.name for file in tmp_path.glob("copy.db*")) == ["copy.db"]
     await queue.enqueue(train, 5)
     async with sitq.TaskQueue(tmp_path / "copy.db") as copy, sitq.Worker(copy.backend):
         assert (await copy.counts()).total == counts.total == 10
@@ -56,8 +58,6 @@ async def test_a_backup_is_the_whole_database_and_goes_on(queue: sitq.TaskQueue,
         result = await copy.get_result(pending, 10)
         assert result is not None
         assert result.value["text"] == [SECRET]
-    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
-    assert sorted(file.name for file in tmp_path.glob("copy.db*")) == ["copy.db"]
 
 
 async def test_some_batches_are_copied_alone_with_counts_that_are_true(queue: sitq.TaskQueue, tmp_path: Path) -> None:
