@@ -34,10 +34,10 @@ async def stored_call(queue: TaskQueue, task: Any, func: Callable[..., Any] | No
         raise TaskNotFound(task_id)
     unpacker = Unpacker(backend, queue.serializer)
     try:
-        await unpacker.fetch(claim)
+        values = await unpacker.fetch(claim)
     except NotReady:
         raise InvalidArgument(f"task {task_id} cannot be replayed yet: what it needs has not ended") from None
-    call = unpacker.call(claim, lambda report: None)
+    call = unpacker.call(claim, lambda report: None, values)
     function, args, kwargs = await asyncio.to_thread(Loader().open, call)  # fixed arguments are waited for
     if func is not None:
         return func, args, kwargs

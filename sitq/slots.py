@@ -133,7 +133,7 @@ class Slots:
         for claim in claims:
             refused: Exception | None = None
             try:
-                await self._unpacker.fetch(claim)
+                values = await self._unpacker.fetch(claim)
             except Unavailable as error:
                 self._gone(error)
                 return
@@ -151,11 +151,11 @@ class Slots:
             elif self.stopping:
                 self._release_soon([claim])
             else:
-                self._submit(claim)
+                self._submit(claim, values)
 
-    def _submit(self, claim: Claim) -> None:
+    def _submit(self, claim: Claim, values: dict[str, bytes] | None = None) -> None:
         try:
-            call = self._unpacker.call(claim, self._telling.teller(claim))
+            call = self._unpacker.call(claim, self._telling.teller(claim), values)
         except SitqError as error:
             self._refuse(claim, error)
             return

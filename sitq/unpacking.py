@@ -40,7 +40,6 @@ class Unpacker:
         self._serializer = serializer
         self._loop = asyncio.get_running_loop()
         self._functions: dict[int, tuple[bytes, bytes, bool, str]] = {}  # digest, payload, coroutine, made with
-        self._values: dict[int, dict[str, bytes]] = {}  # of tasks that claimed ones refer to
         self._versions: dict[int, tuple[dict[str, bytes], bool]] = {}  # fixed arguments, whether results are recorded
 
     def knows(self, claim: Claim) -> bool:
@@ -49,13 +48,20 @@ class Unpacker:
             return False
         return claim.version is None or claim.version in self._versions
 
-    async def fetch(self, claim: Claim) -> None:
+    async def fetch(self, claim: Claim) -> dict[str, bytes] | None:
         """Fetch function and version, however long the store takes to be readable.
+
+        Returns
+        -------
+        dict or None
+            What :meth:`call` needs besides: the values of the tasks that the arguments refer to, by id.
 
         Raises
         ------
         Unavailable
             The store is gone.
+        NotReady
+            A task that it needs runs again.
         SitqError
             They are somebody else's, or make no sense.
         """
@@ -71,7 +77,8 @@ class Unpacker:
             self._versions[number] = (fixed, bool(version.record_result))
 
         if claim.depends:
-            self._values[claim.number] = await self._fetch_values(claim)
+            return await self._fetch_values(claim)
+        return None
 
     async def _fetch_values(self, claim: Claim) -> dict[str, bytes]:
         """Fetch the values of tasks that the arguments refer to, verified."""
@@ -109,13 +116,15 @@ class Unpacker:
                 log.warning("sitq: what a task calls cannot be read, will try again: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
-    def call(self, claim: Claim, tell: Callable[[Report], object]) -> Call:
+    def call(self, claim: Claim, tell: Callable[[Report], object], values: dict[str, bytes] | None = None) -> Call:
         """Return the call of a claim whose function is known.
 
         Parameters
         ----------
         tell : callable
             Takes what the task tells, from any thread.
+        values : dict, optional
+            As :meth:`fetch` returned them.
 
         Raises
         ------
@@ -141,7 +150,7 @@ class Unpacker:
             record_result,
             made_with,
             Attempt(partial(self._facts, claim, checkpoint), self._serializer, tell),
-            self._values.pop(claim.number, None),
+            values,
         )
 
     def _facts(self, claim: Claim, checkpoint: Checkpoint | None) -> Facts:

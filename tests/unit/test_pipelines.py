@@ -112,6 +112,31 @@ async def test_what_needs_a_failed_task_fails_with_the_cause(queue: sitq.TaskQue
     assert result.error == f"task {bad}, which it needs, failed: ValueError: no such file"
 
 
+async def test_a_claim_goes_back_where_what_it_needs_runs_again_meanwhile(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = await queue.enqueue(tens, 1)
+    assert await value_of(queue, base) == 10
+    needed = queue.backend.needed
+
+    async def late(number: int) -> list[int]:
+        monkeypatch.setattr(queue.backend, "needed", needed)
+        await queue.pause()  # so that it is not done again before the values are read
+        assert await queue.rerun(base) == 1
+        return await needed(number)
+
+    monkeypatch.setattr(queue.backend, "needed", late)
+    task_id = await queue.enqueue(same, queue.ref(base))
+    async with asyncio.timeout(10):
+        while not (await queue.task(task_id)).blocked:
+            await asyncio.sleep(0.01)
+    await queue.resume()
+    assert await value_of(queue, task_id) == ((10,), {})
+    attempts = await queue.attempts(task_id)
+    assert [str(ended) for ended in attempts["status"]] == ["released", "completed"]
+    assert (await queue.task(base)).attempts == 2
+
+
 async def test_a_mended_task_revives_what_fell_with_it(queue: sitq.TaskQueue) -> None:
     batch = await queue.map(tens, range(5))
     reduced = await queue.enqueue(total, queue.ref(batch))
