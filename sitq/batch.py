@@ -16,6 +16,7 @@ from sitq.errors import BatchPaused, InvalidArgument, TaskNotFound, bad_type, ba
 from sitq.history import history
 from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FAILED, FINAL, Counts, Result
+from sitq.own_classes import Strangers
 from sitq.plotting import Plots
 from sitq.progress import Progress
 from sitq.refs import Ref, Refs
@@ -282,11 +283,12 @@ class Batch:
             raise bad_value("errors", errors, "'raise', 'skip' or 'none'")
         await self.wait()
         found: list[Any] = []
+        strangers = Strangers()
         backend, serializer = self.queue.backend, self.queue.serializer
         async for number, row in self._rows(self._numbers):
             if row is not None and row.state == COMPLETED:
                 try:
-                    found.append(load_value(row, backend, serializer))
+                    found.append(load_value(row, backend, serializer, strangers))
                 except UNREADABLE:
                     if errors == "raise":
                         raise
@@ -300,6 +302,7 @@ class Batch:
                 if row.state not in FINAL:
                     raise TaskNotFound(backend.ids.text(number), NOT_ASKED)
                 self.queue._result(row).unwrap()
+        strangers.tell()
         return found
 
     async def results(self) -> list[Result]:

@@ -15,6 +15,7 @@ from sitq.errors import TaskNotFound, bad_type, bad_value
 from sitq.failures import Grouping
 from sitq.liveness import Observer
 from sitq.models import COMPLETED, FAILED, MICROSECONDS
+from sitq.own_classes import Strangers
 from sitq.results import load_value
 from sitq.rows import AttemptRow, Filter
 from sitq.selection import select
@@ -162,10 +163,12 @@ class Framing(Connected):
         """Decode the results of tasks; None for those that had not completed when they were read."""
         done = [number for number, state in zip(numbers, states, strict=True) if state == COMPLETED]
         values: dict[int, Any] = {}
+        strangers = Strangers()
         for at in range(0, len(done), SLICE):
             for row in await self.backend.results(done[at : at + SLICE]):
-                values[row.number] = load_value(row, self.backend, self.serializer)
+                values[row.number] = load_value(row, self.backend, self.serializer, strangers)
             await asyncio.sleep(0)
+        strangers.tell()
         return [values.get(number) for number in numbers]
 
     @reader("df = await queue.stats()")

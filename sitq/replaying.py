@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sitq.call import Loader
 from sitq.errors import InvalidArgument, TaskNotFound, bad_type
 from sitq.models import Result, Task
+from sitq.own_classes import as_they_are_here
 from sitq.packing import check_function, source_of
 from sitq.saying import say
 from sitq.selection import is_pandas
@@ -38,9 +39,12 @@ async def stored_call(queue: TaskQueue, task: Any, func: Callable[..., Any] | No
     except NotReady:
         raise InvalidArgument(f"task {task_id} cannot be replayed yet: what it needs has not ended") from None
     call = unpacker.call(claim, lambda report: None, values)
-    function, args, kwargs = await asyncio.to_thread(Loader().open, call)  # fixed arguments are waited for
+    # In a thread, since fixed arguments are waited for.
     if func is not None:
+        with as_they_are_here():
+            _, args, kwargs = await asyncio.to_thread(Loader().open, call)
         return func, args, kwargs
+    function, args, kwargs = await asyncio.to_thread(Loader().open, call)
     stored = (await backend.function(claim.function)).source
     if is_other(function, stored):
         name = function.__name__

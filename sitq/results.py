@@ -8,6 +8,7 @@ from typing import Any
 from sitq.backends.base import Backend
 from sitq.errors import DeserializationError, SitqError, UntrustedPayload
 from sitq.models import COMPLETED, STATES, Result, to_datetime
+from sitq.own_classes import Strangers
 from sitq.rows import ResultRow
 from sitq.sealing import OUTPUT, RESULT, Sealer
 from sitq.serialization import Serializer, reason
@@ -20,8 +21,13 @@ def open_value(row: ResultRow, sealer: Sealer) -> tuple[int, bytes]:
     return sealer.open(RESULT, row.number, row.attempts.to_bytes(4, "little"), row.sealed or b"")
 
 
-def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
+def load_value(row: ResultRow, backend: Backend, serializer: Serializer, strangers: Strangers) -> Any:
     """Check and decode the value of a completed task; None for any other.
+
+    Parameters
+    ----------
+    strangers : Strangers
+        Counts it if its classes are not those that are here.
 
     Raises
     ------
@@ -36,12 +42,20 @@ def load_value(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
             raise DeserializationError(
                 f"it was stored by another serializer (number {number}); this queue has {serializer.name}"
             )
-        return serializer.loads(payload)
+        with strangers.reading(to_datetime(row.finished_at)):  # type: ignore[arg-type]  # it has ended
+            return serializer.loads(payload)
     except SitqError as error:
         kind = UntrustedPayload if isinstance(error, UntrustedPayload) else DeserializationError
         raise kind(_told(row, backend, str(error))) from (error.__cause__ or error)
     except Exception as error:  # a serializer of the user's raises what it likes
         raise DeserializationError(_told(row, backend, reason(error))) from error
+
+
+def _load_one(row: ResultRow, backend: Backend, serializer: Serializer) -> Any:
+    strangers = Strangers()
+    value = load_value(row, backend, serializer, strangers)
+    strangers.tell()
+    return value
 
 
 def _told(row: ResultRow, backend: Backend, why: str, what: str = "result") -> str:
@@ -82,7 +96,7 @@ def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Resul
         name=row.name,
         params=json.loads(row.params) if row.params else {},
         notes=json.loads(row.notes) if row.notes else {},
-        _load=lambda: load_value(row, backend, serializer),
+        _load=lambda: _load_one(row, backend, serializer),
         _where=backend.where,
         _read_output=lambda: load_output(row, backend),
     )

@@ -16,8 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import cloudpickle
 
 from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
+from sitq.own_classes import with_content
 from sitq.refs import Ref, Refs, any_made
 from sitq.walking import homes
+from sitq.walking.looking import is_a
 
 PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -76,11 +78,15 @@ class _Reduced:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Keeps the file name of code, which cloudpickle replaces since 3.1.3.
 
-    Tracebacks name the cell by it, and classes of the notebook, whose methods cloudpickle sets anew where it loads them
-    in the process that defined them, keep their source text.
+    Tracebacks name the cell by it. Classes of the notebook are known again by what they say; see
+    :mod:`sitq.own_classes`.
     """
 
     dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        return reduced if reduced is NotImplemented or not is_a(obj, type) else with_content(obj, reduced)
 
 
 class CloudpickleSerializer:
