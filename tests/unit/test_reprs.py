@@ -149,7 +149,7 @@ async def test_a_queue_that_cannot_be_read_keeps_the_card_it_has(
     async def refuse(*_: object) -> None:
         raise sitq.errors.BackendLocked("busy")
 
-    monkeypatch.setattr("sitq.queue.look", refuse)
+    monkeypatch.setattr("sitq.displayed.look", refuse)
     queue._ipython_display_()
     await looked()
     assert len(screen.shown) == 1

@@ -1,0 +1,112 @@
+"""Enqueueing single calls, and references to what becomes of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sitq.connected import Connected
+from sitq.models import Result, Task
+from sitq.packing import Packer
+from sitq.params import params_of
+from sitq.refs import Ref, Refs
+from sitq.rows import NewCall, NewTasks, Options
+from sitq.selection import ids_in
+
+
+class Enqueueing(Connected):
+    """Turns calls into bytes, and hands them to the backend."""
+
+    packer: Packer
+    _default: Options
+
+    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+        """Store a call; a worker runs it.
+
+        When this returns, the task survives a killed process. No parameters are recorded, since they may be secrets.
+
+        Parameters
+        ----------
+        func : callable
+            A function or coroutine function; its code is stored too.
+        *args, **kwargs
+            Its arguments, all of them: options such as a priority are given with :meth:`options`.
+
+        Returns
+        -------
+        str
+            The task's id.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Not something that can be called so.
+        SerializationError
+            Function or argument cannot be pickled; it is named.
+        BackendError
+            The database cannot take it; nothing was stored.
+        """
+        return await self._enqueue(self._default, False, func, args, kwargs)
+
+    async def _enqueue(
+        self,
+        options: Options,
+        record_params: bool,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        after: Sequence[int] = (),
+    ) -> str:
+        packer = self.packer
+        function = packer.function(func)
+        packer.check_fit(func, args, kwargs)
+        params = params_of(bound(func, args, kwargs)) if record_params else None
+        payload, needs = packer.arguments(func, args, kwargs)
+        session = await self._session_number()
+        ids = self.backend.ids
+        call = NewCall(payload, params, None, tuple(map(ids.number, needs)))
+        numbers = await self.backend.enqueue(NewTasks(function, options, (call,), session, after=after))
+        return ids.text(numbers[0])
+
+    def ref(self, selection: Any) -> Ref | Refs:
+        """Return references, which as arguments arrive as the values of the tasks.
+
+        A task waits for those that its arguments refer to, also within lists, dicts and other objects. Iterating a
+        batch gives references, too.
+
+        Parameters
+        ----------
+        selection : object
+            An id, a Result or a Task; ids, a Batch, a DataFrame or Series.
+
+        Returns
+        -------
+        Ref or Refs
+            Of one task: arrives as its value. Of several: arrives as the list of their values.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument
+            Something that names no tasks.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         base = await queue.enqueue(pow, 2, 5)
+        ...         return (await queue.get_result(await queue.enqueue(pow, queue.ref(base), 2))).value
+        >>> asyncio.run(main())
+        1024
+        """
+        if isinstance(selection, str | Result | Task):
+            return Ref(ids_in(selection)[0])
+        return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
+
+
+def bound(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name positional arguments by the function's signature."""
+    try:
+        return dict(inspect.signature(func).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
