@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from sitq import clock
 from sitq.alerts import MOMENTARY, Alarm, Alert
 from sitq.callbacks import call
 from sitq.errors import SitqError
@@ -110,7 +111,7 @@ class Alarming:
         await self._queue._session_number()
         measured: dict[tuple[str, float, int | None, int], float | None] = {}
         if any(alert.measure not in MOMENTARY for alert in self.alerts.values()):
-            await self._recent.look(time.time_ns() // 1000)
+            await self._recent.look(clock.now_us())
         for alert in tuple(self.alerts.values()):
             if alert.stopped:
                 self._end(alert)
@@ -126,7 +127,7 @@ class Alarming:
 
     async def _measure(self, alert: Alert) -> float | None:
         backend, lane, measure = self._queue.backend, self._queue.lane, alert.measure
-        now = time.time_ns() // 1000
+        now = clock.now_us()
         if measure == "depth":
             return float((await backend.counts(lane)).pending)
         if measure == "oldest_waiting_s":

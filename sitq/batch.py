@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from sitq import checks
+from sitq import checks, clock
 from sitq.awaiting import reader
 from sitq.errors import BatchPaused, InvalidArgument, TaskNotFound, bad_type, bad_value, nearest
 from sitq.history import history
@@ -222,7 +221,7 @@ class Batch:
             The kernel was interrupted. The tasks go on.
         """
         seconds = checks.wait_seconds(timeout)
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else clock.waited_s() + seconds
         await self.queue._session_number()
         with Watch(self) as watch, interruptible(self._interrupted):
             while True:
@@ -235,9 +234,10 @@ class Batch:
                 if watch.left <= 0:
                     await self.plot._catch_up()
                     return True
-                if deadline is not None and time.monotonic() >= deadline:
+                if deadline is not None and clock.waited_s() >= deadline:
                     return False
-                await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic()))
+                if not await self.queue._time_passed(deadline):
+                    await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - clock.waited_s()))
 
     async def _raise_if_paused(self, counts: Counts) -> None:
         """End a wait that nobody may be there to end: of a notebook that runs by itself, at night."""
@@ -351,7 +351,8 @@ class Batch:
                 ended = [number for number in ended if number in remaining]
                 if not ended:
                     with interruptible(self._interrupted):
-                        await watch.look(LOOK_S, every_change=True)
+                        if not await self.queue._time_passed(None):
+                            await watch.look(LOOK_S, every_change=True)
                     continue
                 async for number, row in self._rows(sorted(ended)):
                     if row is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sitq.capture import watch
+from sitq.clock import now_us
 from sitq.context import OUTSIDE, Attempt, running
 from sitq.errors import (
     DeserializationError,
@@ -238,10 +239,10 @@ def run(loader: Loader, call: Call, finish: Callable[[Coroutine[Any, Any, Any]],
         Runs the coroutine of a coroutine function to its end; default ``asyncio.run``.
     """
     begin(call)
-    started_at, clock = time.time_ns() // 1000, time.perf_counter()
+    started_at, clock = now_us(), time.perf_counter()
     try:
         function, args, kwargs = loader.open(call)
-        started_at, clock = time.time_ns() // 1000, time.perf_counter()
+        started_at, clock = now_us(), time.perf_counter()
         value = function(*args, **kwargs)
         if type(value) is types.CoroutineType:  # of a coroutine function, or a function that returned a coroutine
             value = (finish or _finish)(value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 
+from sitq import clock
 from sitq.call import Outcome
 from sitq.models import COMPLETED, FAILED, MICROSECONDS, PENDING
 from sitq.retry import RetryPolicy
@@ -40,7 +40,7 @@ def completion_of(claim: Claim, outcome: Outcome, serializer: int) -> Completion
         traceback=outcome.traceback,
         started_at=outcome.started_at,
         duration_s=outcome.duration_s,
-        retry_at=None if delay is None else time.time_ns() // 1000 + round(delay * MICROSECONDS),
+        retry_at=None if delay is None else clock.now_us() + round(delay * MICROSECONDS),
         charge=charge,
         everyone=delay is not None and outcome.again is not None and outcome.again[2],
     )

@@ -227,6 +227,16 @@ class Connected:
         assert self._session is not None  # connected
         return self._session.number
 
+    async def _time_passed(self, until: float | None) -> bool:
+        """Whether time has been moved instead of waiting for it: a queue for tests does so.
+
+        Parameters
+        ----------
+        until : float, optional
+            Not beyond this moment, in :func:`sitq.clock.waited_s`.
+        """
+        return False
+
     def _state(self) -> str:
         if self._closed:
             return "closed"

@@ -20,7 +20,6 @@ import hashlib
 import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from functools import cache
@@ -28,6 +27,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from sitq import clock
 from sitq.checks import text
 from sitq.errors import InvalidArgument, UntrustedPayload, bad_type, bad_value
 from sitq.params import scalar
@@ -261,7 +261,7 @@ class CurrentTask:
                 raise bad_value("step", step, "an int of 64 bits")
         if not metrics:
             raise InvalidArgument("log() needs at least one metric, such as log(loss=0.3)")
-        at = time.time_ns() // 1000
+        at = clock.now_us()
         told = [Metric(_metric_name(name), step, _number(name, value), at) for name, value in metrics.items()]
         self._step = step + 1
         self._attempt.tell(Report(metrics=told))

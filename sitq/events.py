@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from sitq import clock
 from sitq.backends.base import GAP, Change
 from sitq.errors import QueueClosed, SitqError, bad_type, bad_value, nearest
 from sitq.loops import call_in_loop
@@ -74,7 +74,7 @@ class Ear:
 
     def hear(self, changes: list[Change]) -> None:
         """Take down what was asked for. Whoever reads too slowly is told of a gap."""
-        now = time.time_ns() // 1000
+        now = clock.now_us()
         found = [Heard(c.state, c.numbers, now) for c in changes if c is GAP or (c.numbers and c.state in self._states)]
         if not found:
             return

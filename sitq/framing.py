@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from sitq import clock
 from sitq.awaiting import reader
 from sitq.connected import Connected
 from sitq.durations import seconds
@@ -194,7 +195,7 @@ class Framing(Connected):
         if by is not None:
             return stats_frame(await self.to_frame(), by=by, window_s=seconds_back)
         await self._session_number()
-        since = None if seconds_back is None else time.time_ns() // 1000 - int(seconds_back * MICROSECONDS)
+        since = None if seconds_back is None else clock.now_us() - int(seconds_back * MICROSECONDS)
         return stats_of(await self.backend.measures(Filter(lane=self.lane), since), seconds_back)
 
     @reader("df = await queue.series()")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sitq import checks
+from sitq import checks, clock
 from sitq.batch import Batch
 from sitq.content import content_digest
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, bad_value, nearest
@@ -104,7 +104,7 @@ async def map_rows(
     digests = {name: digest for name, (digest, _) in shared.items()}
     version = NewVersion(function, code_of(func, settings.version), digests, settings.record_result)
     rules = checked_rules(settings.max_failures, settings.max_error_rate)
-    began_at = time.time_ns() // 1000
+    began_at = clock.now_us()
     start = await begin(queue, NewBatch(settings.name, options.lane, session, version, rules))
     stop_when = None if settings.stop_when is None else StopWhen(queue, start.batch, settings.stop_when)
     try:

@@ -6,13 +6,11 @@ import inspect
 import os
 import threading
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future
+from typing import TypeVar
 
 from sitq.errors import ForkedQueue, QueueClosed, SitqError, WrongEventLoop
 from sitq.loops import LoopThread
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -52,10 +50,13 @@ class Portal:
                 awaitable.close()
             raise QueueClosed("this queue was closed meanwhile") from None
         try:
-            return future.result()
+            return self._wait(future)
         except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
             future.cancel()
             raise
+
+    def _wait(self, future: Future[T]) -> T:
+        return future.result()
 
     def stop(self) -> None:
         """End the thread."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sitq import clock
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
 from sitq.rows import Filter, Pace, SessionRow, WaitsFor
@@ -91,7 +92,7 @@ class Progress:
         """Return the batch at this moment."""
         batch, backend = self._batch, self._batch.queue.backend
         await batch.queue._session_number()
-        now_us = time.time_ns() // 1000
+        now_us = clock.now_us()
         counts = await backend.counts(batch=batch.batch_number)
         await self._keep_time(counts, now_us)
         assert self._ran_before is not None  # just set
@@ -165,7 +166,7 @@ class Progress:
         return [s for s in sessions if s.kind == "worker" and self._batch.lane in json.loads(s.lanes)]
 
     async def _longest(self) -> tuple[RunningTask, ...]:
-        backend, now_us = self._batch.queue.backend, time.time_ns() // 1000
+        backend, now_us = self._batch.queue.backend, clock.now_us()
         rows = await backend.running(self._batch.batch_number, LONGEST)
         rows = [row for row in rows if now_us - row.started_at >= LONG_S * MICROSECONDS]
         if not rows:
@@ -227,7 +228,7 @@ class Progress:
             found.append(f"nothing runs: no worker{which}; start one with `sitq.open(…)` or `Worker(…{how})`")
         if counts.pending > held and not counts.processing and has_workers:
             waits = await self._batch.queue.backend.waits_for(self._batch.batch_number)
-            found += [words_of(one, time.time_ns() // 1000) for one in waits]
+            found += [words_of(one, clock.now_us()) for one in waits]
         if starved:
             found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from sitq import checks
+from sitq import checks, clock
 from sitq.awaiting import reader
 from sitq.backends.base import Backend
 from sitq.batch import Batch
@@ -269,7 +268,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         row = await self._batch_row(name)
         numbers = await self.backend.numbers(Filter(batch=row.number))
         ended = row.completed + row.failed + row.cancelled
-        since = time.time_ns() // 1000 if ended < row.total else 0  # its bar tells the pace of what this kernel saw
+        since = clock.now_us() if ended < row.total else 0  # its bar tells the pace of what this kernel saw
         return Batch(self, row.number, row.name, row.lane, numbers, mapped_at=since)
 
     async def rename(self, batch: Batch | str, name: str) -> None:

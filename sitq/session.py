@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sitq import clock
 from sitq.backends.base import Backend, Heart
 from sitq.errors import BackendError, BackendMoved, QueueClosed, SitqError
 from sitq.liveness import BEAT_S, Observer, here, start_ticks
@@ -90,7 +91,7 @@ async def begin_session(
         start_ticks=start_ticks(os.getpid()) or 0,
         concurrency=concurrency,
         beat=0,
-        started_at=time.time_ns() // 1000,
+        started_at=clock.now_us(),
         lanes=json.dumps(list(lanes)),
         made_with=f"python {platform.python_version()}, cloudpickle {cloudpickle.__version__}, sitq {__version__}",
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from sitq import clock
 from sitq.liveness import BEAT_S
 from sitq.models import MICROSECONDS, Counts, to_datetime
 from sitq.overview import Overview, look
@@ -110,7 +111,7 @@ class Sights:
         await queue._session_number()
         backend, lane, worker = queue.backend, queue.lane, queue.worker
         overview = await look(backend, lane)
-        now = time.time_ns() // 1000
+        now = clock.now_us()
         await self._recent.look(now)
         window = self._recent.window(now, WINDOW_S)
         opened, finished = await self._batches()

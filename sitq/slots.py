@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+from sitq import clock
 from sitq.backends.base import Backend, Change, Claimer
 from sitq.call import Outcome, Unavailable, failed
 from sitq.completing import completion_of
@@ -35,7 +36,7 @@ class Running:
     def __init__(self, claim: Claim, attempt: Attempt):
         self.claim = claim
         self.attempt = attempt
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: clock.Timer | None = None
         self.settled = False  # its end is stored or does not count: only its slot is still taken
         self.stuck = False  # … and by a thread, which cannot be stopped
         self.lost = False  # the claim was taken away
@@ -163,7 +164,7 @@ class Slots:
         running = self.running[key] = Running(claim, call.attempt)
         self._by_number[claim.number] = key
         if claim.timeout_s is not None:
-            running.timer = self.loop.call_later(claim.timeout_s, self._timed_out, key)
+            running.timer = clock.call_later(self.loop, claim.timeout_s, self._timed_out, key)
         self.executor.submit(key, call)
 
     def _refuse(self, claim: Claim, error: Exception) -> None:

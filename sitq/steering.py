@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-from sitq import checks
+from sitq import checks, clock
 from sitq.connected import Connected
 from sitq.durations import seconds
 from sitq.errors import InvalidArgument
@@ -140,5 +139,5 @@ class Steering(Connected):
         tasks = Filter(lane=self.lane) if selection is None else select(selection, self.backend.ids)
         before = None
         if older_than is not None:
-            before = time.time_ns() // 1000 - round(seconds("older_than", older_than) * MICROSECONDS)
+            before = clock.now_us() - round(seconds("older_than", older_than) * MICROSECONDS)
         return await self.backend.purge(tasks, before)

@@ -10,7 +10,7 @@ import inspect
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sitq.alerts import Alarm, Alert
 from sitq.backends.base import Backend
@@ -88,8 +88,11 @@ class SyncTaskQueue:
 
     def _call(self, awaitable: Awaitable[T]) -> T:
         with self._lock:  # threads that come first together share one
-            portal = self._portal = self._portal or Portal()
+            portal = self._portal = self._portal or self._new_portal()
         return portal.call(awaitable)
+
+    def _new_portal(self) -> Portal:
+        return Portal()
 
     def connect(self) -> None:
         """Open the database; the first use does it by itself."""
@@ -103,7 +106,7 @@ class SyncTaskQueue:
             portal.stop()
             self._portal = None
 
-    def __enter__(self) -> SyncTaskQueue:
+    def __enter__(self) -> Self:
         self.connect()
         return self
 

@@ -21,12 +21,12 @@ from sitq.backends.group import (
     blocks,
     due,
     is_stored,
-    now_us,
     remove,
     store_labels,
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.working import promote
+from sitq.clock import now_us
 from sitq.models import PENDING, PROCESSING, Waits
 from sitq.rows import Claim, NewTasks, Options
 from sitq.sealing import ARGUMENTS, Sealer

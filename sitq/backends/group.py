@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sitq.backends import changes, queries
 from sitq.backends.base import Change, Claimer
+from sitq.clock import now_us
 from sitq.ids import PublicIds
 from sitq.models import COMPLETED, MICROSECONDS, PENDING, STATES, Waits
 from sitq.rows import Claim, Completion, Filter, Function
@@ -22,11 +22,6 @@ from sitq.sealing import FUNCTION, Sealer
 
 INLINE_BYTES = 4096  # larger payloads live in a table of their own: at 200 kB completion is 100 times faster
 BLOCKS = tuple(1 << i for i in range(9))  # rows in one VALUES; few sizes, so that the statements stay prepared
-
-
-def now_us() -> int:
-    """Return the wall-clock time in µs since 1970."""
-    return time.time_ns() // 1000
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ import os
 import sqlite3
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiosqlite
 import aiosqlite.core
 
+from sitq import clock
 from sitq.backends import changes, depending, enqueueing, guard, queries, telling, working
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
@@ -298,7 +298,7 @@ class Transaction(Group):
         if self.look_at is not None and any(claimer.free > 0 for claimer in opened.claimers):
             opened.writer.set_alarm(self.look_at / MICROSECONDS, opened.look)
         if self.empties:  # … for nothing, if another worker took that task
-            opened.writer.set_alarm(time.time() + EMPTYING_S, opened.look)
+            opened.writer.set_alarm(clock.now_us() / MICROSECONDS + EMPTYING_S, opened.look)
         listeners = opened.backend.listeners
         if listeners:
             told = [Change(PENDING, self.new), *self.changes] if self.new else self.changes

@@ -24,6 +24,7 @@ from concurrent.futures import Future as ThreadFuture
 from itertools import groupby
 from typing import Any, TypeVar
 
+from sitq import clock
 from sitq.backends.committing import begin, came_through, commit
 from sitq.backends.translating import is_busy, translated
 from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit
@@ -37,6 +38,7 @@ from sitq.errors import (
 )
 from sitq.interrupts import Uninterrupted
 from sitq.loops import call_in_loop
+from sitq.models import MICROSECONDS
 
 log = logging.getLogger("sitq")
 
@@ -103,7 +105,9 @@ class Writer:
         self._turn: tuple[Any, Any] | None = None  # loop and task that wrote inline in this turn of the loop
         self._inline_s = 0.0  # since others had their turns
         self._closed = False
-        self._alarm: tuple[float, Callable[[], None]] | None = None  # wall-clock time, what to do then
+        self.alarm_at: float | None = None  # seconds since 1970
+        self._at_alarm: Callable[[], None]
+        clock.alarmed.add(self)
         self._later: list[Unit[Any, Any]] = []  # failed, and nobody waits: tried again
         self._later_at = 0.0
         self.connection: sqlite3.Connection | None = None
@@ -204,8 +208,8 @@ class Writer:
 
     def set_alarm(self, at: float, what: Callable[[], None]) -> None:
         """Do something at a time (wall clock, seconds since 1970); the earliest alarm counts."""
-        if self._alarm is None or at < self._alarm[0]:
-            self._alarm = (at, what)
+        if self.alarm_at is None or at < self.alarm_at:
+            self._at_alarm, self.alarm_at = what, at
             if threading.current_thread() is not self._thread:
                 self.post(0, nothing, None)  # wakes the thread
 
@@ -296,7 +300,8 @@ class Writer:
                     self._settle([(unit, None, error) for unit in units])
                 if self._log_is_long():
                     self._checkpoint(connection)
-            self._ring()
+            self.ring()
+            self._try_again()
         self._tidy(connection)
         with self._lock:
             self.connection = None
@@ -309,16 +314,19 @@ class Writer:
             waits.append(idle_at - time.monotonic())
         if self._later:
             waits.append(self._later_at - time.monotonic())
-        if self._alarm is not None:
-            waits.append(min(self._alarm[0] - time.time(), LOOK_S))
+        if (at := self.alarm_at) is not None:
+            waits.append(min(at - clock.now_us() / MICROSECONDS, LOOK_S))
         return max(0.0, min(waits)) if waits else None
 
-    def _ring(self) -> None:
-        """Do what is due: the alarm, and what failed a while ago."""
-        alarm = self._alarm
-        if alarm is not None and time.time() >= alarm[0]:
-            self._alarm = None
-            alarm[1]()
+    def ring(self) -> None:
+        """Do what the alarm was set for, if it is time. From any thread."""
+        at = self.alarm_at
+        if at is not None and clock.now_us() / MICROSECONDS >= at:
+            self.alarm_at = None
+            self._at_alarm()
+
+    def _try_again(self) -> None:
+        """Do once more what failed a while ago."""
         if self._later and time.monotonic() >= self._later_at:
             later, self._later = self._later, []
             for unit in later:

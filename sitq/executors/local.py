@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from sitq.call import Call, Loader, Outcome, begin, failed, run, succeeded
+from sitq.clock import now_us
 from sitq.errors import InvalidArgument
 from sitq.executors.base import Deliver, running_in
 from sitq.loops import call_in_loop
@@ -64,9 +65,13 @@ class LocalExecutor:
 
     def submit(self, key: int, call: Call) -> None:
         """Start a call."""
-        if not call.coroutine:
+        if call.coroutine:
+            self._start_loaded(key, call)
+        else:
             self._to_thread(key, self._run, call)
-        elif self._loader.has(call):
+
+    def _start_loaded(self, key: int, call: Call) -> None:
+        if self._loader.has(call):
             self._start(key, call)
         else:
             self._loading.add(key)
@@ -108,12 +113,12 @@ class LocalExecutor:
 
     async def _await(self, key: int, call: Call) -> None:
         begin(call)
-        started_at, clock = time.time_ns() // 1000, time.perf_counter()
+        started_at, clock = now_us(), time.perf_counter()
         try:
             if key in self._dropped:
                 raise asyncio.CancelledError
             function, args, kwargs = self._loader.open(call)
-            started_at, clock = time.time_ns() // 1000, time.perf_counter()
+            started_at, clock = now_us(), time.perf_counter()
             value = await function(*args, **kwargs)
             outcome = succeeded(call, value, started_at, time.perf_counter() - clock)
         except BaseException as error:

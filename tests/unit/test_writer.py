@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from sitq import clock
 from sitq.backends import writer as writer_module
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.units import Careful
 from sitq.backends.writer import Writer
 from sitq.errors import BackendError, BackendFull, BackendLocked, BackendMoved, QueueClosed, SitqError
 from sitq.interrupts import Uninterrupted
+from sitq.models import MICROSECONDS
 from sitq.rows import Claim, Filter
 from tests.storage import FIVE_S, Claimer, new_tasks, registered, true_counts
 
@@ -425,8 +427,8 @@ async def test_an_alarm_follows_the_wall_clock(store: Store, monkeypatch: pytest
     monkeypatch.setattr(writer_module, "LOOK_S", 0.01)
     rang = threading.Event()
     store.writer.set_alarm(time.time() + 3600, rang.set)
-    real = time.time
-    monkeypatch.setattr(writer_module.time, "time", lambda: real() + 4000)
+    real = clock.now_us
+    monkeypatch.setattr(clock, "now_us", lambda: real() + 4000 * MICROSECONDS)
     assert rang.wait(FIVE_S)
 
 
