@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,15 +133,6 @@ class Plots:
             raise InvalidArgument("ax: a plot that is drawn live has a figure of its own; leave ax or live out")
         return live and in_kernel()
 
-    async def _catch_up(self) -> None:
-        """Bring the queue's live plots up to date."""
-        import sys
-
-        if "sitq.plots.live" in sys.modules:  # else there is none
-            from sitq.plots.live import catch_up
-
-            await catch_up(id(self._queue))
-
     async def _counts(self) -> Counts:
         return await (self._queue.counts() if self._batch is None else self._batch._counts())
 
@@ -242,3 +234,11 @@ def _draw(name: str, given: dict[str, pd.DataFrame], live: bool, **settings: Any
 
 def _listed(kind: type) -> str:
     return ", ".join(name for name in vars(kind) if not name.startswith("_"))
+
+
+async def catch_up(queue: TaskQueue) -> None:
+    """Bring a queue's live plots up to date."""
+    if "sitq.plots.live" in sys.modules:  # else there is none
+        from sitq.plots import live
+
+        await live.catch_up(id(queue))

@@ -11,16 +11,13 @@ from sitq.loops import call_in_loop
 from sitq.models import FINAL, Counts
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from sitq.batch import Batch
+    from sitq.ordered import Ordered
 
 
 class Watch:
     """Hears of tasks of a batch that end, in this process or another, and wakes its waiter at sensible moments."""
 
-    def __init__(self, batch: Batch, wanted: set[int] | None = None):
+    def __init__(self, batch: Ordered, wanted: set[int] | None = None):
         self._batch = batch
         self._wanted = wanted  # None: no need to know which
         self._ended: list[int] | None = None  # None: look at all

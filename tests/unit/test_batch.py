@@ -405,7 +405,7 @@ async def test_a_wait_ends_on_time(queue: sitq.TaskQueue) -> None:
 @pytest.fixture
 def news_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits hear of ends, or wait for ever: they look again too rarely to find them."""
-    monkeypatch.setattr("sitq.batch.LOOK_S", 600.0)
+    monkeypatch.setattr("sitq.gathering.LOOK_S", 600.0)
 
 
 @pytest.mark.usefixtures("news_only")
