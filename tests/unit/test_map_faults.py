@@ -154,7 +154,7 @@ async def test_a_map_cancelled_at_its_last_chunk_leaves_nothing_that_runs(
     queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     """It is committed then, and the batch whole: all of it is taken back, not that chunk alone."""
-    monkeypatch.setattr("sitq.backends.sqlite.INLINE_ROWS", 0)
+    monkeypatch.setattr("sitq.backends.writing.INLINE_ROWS", 0)
     enqueue = queue.backend.enqueue
 
     async def cancelled(tasks: Any) -> list[int]:

@@ -74,8 +74,8 @@ async def test_a_purge_looks_for_tasks_outside_of_its_transactions(tmp_path: Pat
 
 
 async def test_a_purge_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sitq.backends.sqlite.PURGE_AT_ONCE", 10)
-    monkeypatch.setattr("sitq.backends.sqlite.PURGE_LOOK", 30)
+    monkeypatch.setattr("sitq.backends.writing.PURGE_AT_ONCE", 10)
+    monkeypatch.setattr("sitq.backends.writing.PURGE_LOOK", 30)
     backend = SQLiteBackend(tmp_path / "t.db", durability="normal")
     await backend.open()
     await backend.enqueue(new_tasks(100))
