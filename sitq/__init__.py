@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from sitq.grids import grid as grid
     from sitq.grids import labels as labels
     from sitq.models import Counts as Counts
-    from sitq.models import Result as Result
     from sitq.models import Status as Status
     from sitq.models import Task as Task
     from sitq.opening import open as open
     from sitq.queue import TaskQueue as TaskQueue
     from sitq.reading import read as read
+    from sitq.results import Result as Result
     from sitq.retry import Retry as Retry
     from sitq.retry import RetryPolicy as RetryPolicy
     from sitq.serialization import CloudpickleSerializer as CloudpickleSerializer
@@ -57,7 +57,7 @@ _HOME = {
     "Interrupted": "errors",
     "JSONSerializer": "serialization",
     "ProcessExecutor": "executors.process",
-    "Result": "models",
+    "Result": "results",
     "Retry": "retry",
     "RetryPolicy": "retry",
     "SQLiteBackend": "backends.sqlite",

@@ -10,9 +10,9 @@ from sitq import checks
 from sitq.awaiting import reader
 from sitq.connected import Connected
 from sitq.errors import BatchNotFound, TaskNotFound, bad_type
-from sitq.models import STATES, Counts, Result, Status, Task
+from sitq.models import STATES, Counts, Status, Task
 from sitq.overview import Overview
-from sitq.results import to_result
+from sitq.results import Result, to_result
 from sitq.rows import BatchRow, Filter, ResultRow
 from sitq.selection import ids_in
 from sitq.serialization import Serializer

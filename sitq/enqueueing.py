@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sitq.connected import Connected
-from sitq.models import Result, Task
+from sitq.models import Task
 from sitq.packing import Packer
 from sitq.params import params_of
 from sitq.refs import Ref, Refs
+from sitq.results import Result
 from sitq.rows import NewCall, NewTasks, Options
 from sitq.selection import ids_in
 

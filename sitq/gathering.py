@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from sitq import checks, clock
 from sitq.errors import BatchPaused, TaskNotFound, bad_value
 from sitq.interrupts import interruptible
-from sitq.models import COMPLETED, FINAL, Counts, Result
+from sitq.models import COMPLETED, FINAL, Counts
 from sitq.ordered import Ordered
 from sitq.own_classes import Strangers
 from sitq.plotting import catch_up
-from sitq.results import UNREADABLE, load_value
+from sitq.results import UNREADABLE, Result, load_value
 from sitq.rows import ResultRow, Stop
 from sitq.rules import told
 from sitq.saying import say

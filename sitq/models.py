@@ -6,15 +6,11 @@ microseconds; ``Task`` is what users hold, with a public id and datetimes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import IntFlag, StrEnum
-from functools import cached_property
 from typing import Any
 
-from sitq.errors import TaskCancelled, TaskFailed
-from sitq.reports import DISPLAY
 from sitq.rows import EndedRow, TaskRow
 
 MICROSECONDS = 1_000_000
@@ -248,143 +244,6 @@ def wait_s(row: TaskRow | EndedRow) -> float | None:
     return max(0.0, (row.started_at - due) / MICROSECONDS)
 
 
-@dataclass(frozen=True, repr=False)
-class Result:
-    """How a task ended. Always truthy; times are naive local time.
-
-    Attributes
-    ----------
-    value : object
-        Decoded when first read; None unless the task completed.
-    error, error_type, traceback : str or None
-        Message, qualified type and traceback text of a failure.
-    duration_s : float or None
-        Run time of the last attempt in seconds, by a monotonic clock beside the function.
-    """
-
-    task_id: str
-    status: Status
-    error: str | None
-    error_type: str | None
-    traceback: str | None
-    enqueued_at: datetime
-    started_at: datetime | None
-    finished_at: datetime
-    duration_s: float | None
-    attempts: int  # claims in all
-    worker: str | None  # name of the worker of the last attempt
-    name: str  # given with ``options(name=…)``, else the function's
-    params: dict[str, Any]
-    notes: dict[str, Any]  # what it told with ``current_task().note(…)``; its text is "note"
-    _load: Callable[[], Any] = field(repr=False, compare=False)
-    _where: str = field(repr=False, compare=False)  # the database
-    _read_output: Callable[[], list[tuple[str, str]]] = field(repr=False, compare=False)
-
-    @cached_property
-    def value(self) -> Any:
-        """The value the function returned, decoded when first read.
-
-        Raises
-        ------
-        UntrustedPayload
-            The stored bytes were not signed with one of our keys.
-        DeserializationError
-            The stored bytes cannot become an object in this process.
-        """
-        return self._load() if self.status is Status.COMPLETED else None
-
-    @cached_property
-    def _output(self) -> list[tuple[str, str]]:
-        return self._read_output()
-
-    @property
-    def output(self) -> str:
-        """What the last attempt printed, logged and warned: the last 64,000 characters of it; "" for nothing.
-
-        Raises
-        ------
-        UntrustedPayload
-            It was not signed with one of our keys.
-        """
-        return "".join(text for stream, text in self._output if stream != DISPLAY)
-
-    def show(self) -> None:
-        """Print and display here what the last attempt printed and displayed, figures too.
-
-        Raises
-        ------
-        UntrustedPayload
-            It was not signed with one of our keys: what is displayed may be a script.
-        """
-        from sitq.notebook.outputs import show
-
-        show(self._output)
-
-    def reproduce(self) -> str:
-        """Return code for a cell that runs the stored call once more, where ``%debug`` sees it.
-
-        Examples
-        --------
-        >>> async def main():
-        ...     async with TaskQueue("demo.db") as queue, Worker("demo.db"):
-        ...         return (await queue.get_result(await queue.enqueue(divmod, 1, 0))).reproduce()
-        >>> print(asyncio.run(main()))  # doctest: +ELLIPSIS
-        # divmod failed with ZeroDivisionError: integer division or modulo by zero
-        import sitq
-        <BLANKLINE>
-        queue = await sitq.open('...demo.db', worker=False)
-        await queue.replay('...')
-        """
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
-        why = f" with {self.error_type}: {self.error}" if self.error_type else ""
-        told = " ".join(f"{self.name}{f'({given})' if given else ''} {self.status.value}{why}".split())
-        return (
-            f"# {told}\nimport sitq\n\n"
-            f"queue = await sitq.open({self._where!r}, worker=False)\nawait queue.replay({self.task_id!r})"
-        )
-
-    def is_success(self) -> bool:
-        """Whether the task completed."""
-        return self.status is Status.COMPLETED
-
-    def is_failed(self) -> bool:
-        """Whether the task failed."""
-        return self.status is Status.FAILED
-
-    def is_cancelled(self) -> bool:
-        """Whether the task was cancelled."""
-        return self.status is Status.CANCELLED
-
-    def unwrap(self) -> Any:
-        """Return the value, or raise how the task ended.
-
-        Raises
-        ------
-        TaskFailed
-            With id, type, message and traceback text.
-        TaskCancelled
-            The task was cancelled.
-        """
-        if self.status is Status.FAILED:
-            raise TaskFailed(self.task_id, self.error_type or "", self.error or "", self.traceback)
-        if self.status is Status.CANCELLED:
-            raise TaskCancelled(self.task_id)
-        return self.value
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __repr__(self) -> str:
-        from sitq.notebook.cards import result_line
-
-        return result_line(self)
-
-    def _repr_html_(self) -> str:
-        from sitq.notebook.cards import result_card
-
-        return result_card(self)
-
-
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
     """Failures of one kind, for bars and cards."""
@@ -394,53 +253,3 @@ class FailureGroup:
     count: int
     task_id: str  # of one of them
     traceback: str | None  # of one of them
-
-
-@dataclass(frozen=True, slots=True)
-class RunningTask:
-    """A task that runs, for bars."""
-
-    task_id: str
-    name: str
-    params: Mapping[str, Any]
-    for_s: float  # since it was claimed
-    done: float | None = None  # None: it told nothing of itself
-    total: float | None = None
-    message: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best value of a field so far, for bars."""
-
-    name: str  # of the field; "" for results that are numbers themselves
-    mode: str  # max or min
-    value: float | None = None  # None: no result has such a number yet
-    task_id: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a bar draws: a batch at one moment."""
-
-    name: str  # of the batch, or a made-up one
-    counts: Counts
-    kept: int  # finished before this map
-    held: int  # pending tasks that are paused or left by an earlier kernel
-    elapsed_s: float  # since the first of them could run, without the time before this bar's kernel
-    rate: float | None  # completions a second, None before the first
-    eta_s: tuple[float, float] | None  # low and high, None before three completions
-    in_use: int  # slots of these that are taken, by whatever runs there
-    slots: int  # slots of the live workers on its lane
-    failures: tuple[FailureGroup, ...] = ()
-    warnings: tuple[str, ...] = ()  # in words: "nothing runs: no worker"
-    stale: int = 0  # results that other code made
-    longest: tuple[RunningTask, ...] = ()  # tasks that run, the longest first
-    means_s: tuple[float, float] | None = None  # for how long a task runs, and for how long it takes its slot
-    best: tuple[Best, ...] = ()
-
-    @property
-    def finished(self) -> bool:
-        """Whether every task has a result."""
-        return self.counts.left == 0

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from sitq import clock
 from sitq.history import told_stale
-from sitq.models import MICROSECONDS, Best, Counts, FailureGroup, RunningTask, Snapshot
+from sitq.models import MICROSECONDS, Counts, FailureGroup
 from sitq.rows import Filter, Pace, SessionRow, WaitsFor
 from sitq.rules import told
+from sitq.snapshots import Best, RunningTask, Snapshot
 
 if TYPE_CHECKING:
     from sitq.batch import Batch

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sitq.call import Loader
 from sitq.errors import InvalidArgument, TaskNotFound, bad_type
-from sitq.models import Result, Task
+from sitq.models import Task
 from sitq.own_classes import as_they_are_here
 from sitq.packing import check_function, source_of
+from sitq.results import Result
 from sitq.saying import say
 from sitq.selection import is_pandas
 from sitq.unpacking import NotReady, Unpacker

@@ -7,7 +7,8 @@ from typing import Any
 
 from sitq.errors import InvalidArgument, bad_type
 from sitq.ids import PublicIds
-from sitq.models import Result, Task
+from sitq.models import Task
+from sitq.results import Result
 from sitq.rows import Filter
 
 WANTED = "an id, ids, a Batch, a Result, a DataFrame of tasks, or a Series of ids or a boolean one over them"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from sitq.awaiting import reader
 from sitq.errors import InvalidArgument, bad_type, bad_value, nearest
 from sitq.history import history
-from sitq.models import COMPLETED, FAILED, Result
+from sitq.models import COMPLETED, FAILED
 from sitq.ordered import Ordered
 from sitq.refs import Refs
+from sitq.results import Result
 from sitq.rows import Filter
 
 if TYPE_CHECKING:

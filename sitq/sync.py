@@ -17,7 +17,7 @@ from sitq.backends.base import Backend
 from sitq.callbacks import Subscription
 from sitq.errors import bad_type
 from sitq.events import Event, Events
-from sitq.models import Counts, Result, Status, Task
+from sitq.models import Counts, Status, Task
 from sitq.opening import open as open_async
 from sitq.options import TaskOptions
 from sitq.plotting import SyncPlots
@@ -25,6 +25,7 @@ from sitq.portal import Portal
 from sitq.queue import TaskQueue
 from sitq.refs import Ref, Refs
 from sitq.replaying import stored_call
+from sitq.results import Result
 from sitq.serialization import Serializer
 from sitq.sync_batch import SyncBatch
 from sitq.sync_events import SyncEvents

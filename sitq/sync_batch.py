@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
 from sitq.batch import Batch
-from sitq.models import Result
 from sitq.plotting import SyncPlots
 from sitq.refs import Ref, Refs
+from sitq.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,12 +20,13 @@ from html import escape
 from typing import Any
 
 from sitq.errors import BackendCorrupt, BackendMoved, ForkedQueue, QueueClosed, WrongEventLoop
-from sitq.models import FailureGroup, Snapshot
+from sitq.models import FailureGroup
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
 from sitq.notebook.html import bar_html, bar_text, failures_html
 from sitq.notebook.stalls import Stalls
 from sitq.notebook.words import amount, one_line
+from sitq.snapshots import Snapshot
 
 __all__ = ["Bar", "current_cell", "in_kernel", "mode"]
 

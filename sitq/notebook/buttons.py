@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sitq.models import FailureGroup, Snapshot
+from sitq.models import FailureGroup
 from sitq.notebook.words import amount, one_line
+from sitq.snapshots import Snapshot
 
 ASK_S = 5.0  # how long Cancel waits for its second click
 KINDS, NAME = 8, 40  # kinds of failures that have a button, and characters of their names

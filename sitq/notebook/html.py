@@ -32,7 +32,8 @@ from sitq.notebook.pieces import (
 from sitq.notebook.words import amount, clock, one_line, per_time, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
-    from sitq.models import Best, FailureGroup, RunningTask, Snapshot
+    from sitq.models import FailureGroup
+    from sitq.snapshots import Best, RunningTask, Snapshot
 
 OVERHEAD = 0.3  # the share of the slots' time that goes by beside the functions, from which on it is told
 
@@ -49,7 +50,8 @@ def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
 
     Examples
     --------
-    >>> from sitq.models import Counts, Snapshot
+    >>> from sitq.models import Counts
+    >>> from sitq.snapshots import Snapshot
     >>> counts = Counts(pending=42, processing=8, completed=52, failed=3)
     >>> bar_text(Snapshot("svc", counts, 0, 0, 4.5, 12.3, (5, 8), 8, 8))
     'svc ━━━━━───── 55/105 done · 50 left · 3 failed · 12.3/s · 0:04 elapsed · ETA 0:05–0:08'
@@ -120,7 +122,8 @@ def warnings(snapshot: Snapshot) -> list[str]:
 
     Examples
     --------
-    >>> from sitq.models import Counts, Snapshot
+    >>> from sitq.models import Counts
+    >>> from sitq.snapshots import Snapshot
     >>> warnings(Snapshot("svc", Counts(), 0, 0, 9.0, 300.0, None, 1, 1, means_s=(0.0012, 0.0033)))
     ['overhead is 64 %: a task runs for 1.2 ms and takes its slot for 3.3 ms; fewer, larger tasks would be faster']
     """

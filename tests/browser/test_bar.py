@@ -6,8 +6,9 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, expect
 
-from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.models import Counts, FailureGroup
 from sitq.notebook.html import bar_html
+from sitq.snapshots import Snapshot
 from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save, start_cell
 
 pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]

@@ -18,10 +18,11 @@ from nbclient import NotebookClient
 
 import sitq
 from sitq.errors import BackendMoved, InvalidArgument, QueueClosed
-from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.models import Counts, FailureGroup
 from sitq.notebook import bars, frontend, stalls
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
+from sitq.snapshots import Snapshot
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = {6: ROOT / ".venv-ipykernel6" / "bin" / "python", 7: Path(sys.executable)}
@@ -696,7 +697,8 @@ async def test_a_closed_or_missing_stream_hurts_nobody(no_kernel: None, monkeypa
 
 FAKE = """
 import asyncio
-from sitq.models import Counts, FailureGroup, Snapshot
+from sitq.models import Counts, FailureGroup
+from sitq.snapshots import Snapshot
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
 

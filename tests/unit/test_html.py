@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitq.errors import UntrustedPayload, shown
-from sitq.models import Best, Counts, FailureGroup, Result, RunningTask, Snapshot, Status, Task
+from sitq.models import Counts, FailureGroup, Status, Task
 from sitq.notebook.cards import (
     batch_card,
     batch_line,
@@ -29,6 +29,8 @@ from sitq.notebook.pieces import COLOURS, SIGNS
 from sitq.notebook.words import clean, ending, masked, one_line, tail
 from sitq.overview import Overview
 from sitq.reports import DISPLAY
+from sitq.results import Result
+from sitq.snapshots import Best, RunningTask, Snapshot
 
 EVIL = {
     "script": "<script>alert(1)</script>",

@@ -11,8 +11,9 @@ import pytest
 
 import sitq
 from sitq import overview, progress
-from sitq.models import Best, Counts, Snapshot
+from sitq.models import Counts
 from sitq.rows import Pace
+from sitq.snapshots import Best, Snapshot
 
 
 def twice(x: int) -> int:
