@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sitq import checks
 from sitq.awaiting import reader
+from sitq.batch_rows import BatchRow
 from sitq.connected import Connected
 from sitq.errors import BatchNotFound, TaskNotFound, bad_type
 from sitq.models import STATES, Counts, Status, Task
 from sitq.overview import Overview
 from sitq.results import Result, to_result
-from sitq.rows import BatchRow, Filter, ResultRow
+from sitq.rows import Filter, ResultRow
 from sitq.selection import ids_in
 from sitq.serialization import Serializer
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks, clock
+from sitq.batch_rows import Stop
 from sitq.errors import BatchPaused, TaskNotFound, bad_value
 from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FINAL, Counts
@@ -14,7 +15,7 @@ from sitq.ordered import Ordered
 from sitq.own_classes import Strangers
 from sitq.plotting import catch_up
 from sitq.results import UNREADABLE, Result, load_value
-from sitq.rows import ResultRow, Stop
+from sitq.rows import ResultRow
 from sitq.rules import told
 from sitq.saying import say
 from sitq.watching import Watch

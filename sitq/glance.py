@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sitq.backends import queries
 from sitq.backends.visiting import visit
+from sitq.batch_rows import BatchRow
 from sitq.liveness import Observer
 from sitq.overview import Overview
-from sitq.rows import BatchRow, SessionRow
+from sitq.rows import SessionRow
 
 BATCHES = 20  # the newest ones
 NAMES = 200  # that are offered to choose from

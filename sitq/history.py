@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sitq.rows import BatchVersion, Code
+from sitq.batch_rows import BatchVersion, Code
 from sitq.versions import CodeVersion, difference, in_one_line, version_of
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sitq import checks, clock
 from sitq.batch import Batch
+from sitq.batch_rows import NewBatch, NewVersion
 from sitq.content import content_digest
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, bad_value, nearest
 from sitq.history import code_of
 from sitq.identity import Identity
 from sitq.params import params_of, unlabelled
 from sitq.refs import collecting
-from sitq.rows import NewBatch, NewCall, NewVersion, Options
+from sitq.rows import NewCall, Options
 from sitq.rules import checked_rules
 from sitq.selection import is_pandas
 from sitq.serialization import Serializer

@@ -1,7 +1,7 @@
 """The records: what the words of the glossary look like in code.
 
-Records do no I/O and hold no payloads. What a backend reads and writes stands in :mod:`sitq.rows`, with row numbers and
-microseconds; ``Task`` is what users hold, with a public id and datetimes.
+Records do no I/O and hold no payloads. What a backend reads and writes stands in :mod:`sitq.rows` and
+:mod:`sitq.batch_rows`, with row numbers and microseconds; ``Task`` is what users hold, with a public id and datetimes.
 """
 
 from __future__ import annotations

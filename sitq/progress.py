@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sitq import clock
+from sitq.batch_rows import Pace
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Counts, FailureGroup
-from sitq.rows import Filter, Pace, SessionRow, WaitsFor
+from sitq.rows import Filter, SessionRow, WaitsFor
 from sitq.rules import told
 from sitq.snapshots import Best, RunningTask, Snapshot
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from sitq.batch_rows import Rules, Stop
 from sitq.errors import bad_type, bad_value
 from sitq.failures import masked
-from sitq.rows import Rules, Stop
 
 ALIKE = 20  # failures in a row that are alike pause a batch
 ENOUGH = 20  # tasks that have ended before an error rate says anything

@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sitq import clock
+from sitq.batch_rows import BatchRow
 from sitq.liveness import BEAT_S
 from sitq.models import MICROSECONDS, Counts, to_datetime
 from sitq.overview import Overview, look
 from sitq.recent import Recent
-from sitq.rows import Aged, BatchRow, ResultRow, SessionRow
+from sitq.rows import Aged, ResultRow, SessionRow
 
 if TYPE_CHECKING:
     from sitq.alerts import Alert

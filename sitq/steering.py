@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from sitq import checks, clock
+from sitq.batch_rows import NewVersion
 from sitq.connected import Connected
 from sitq.durations import seconds
 from sitq.errors import InvalidArgument
 from sitq.history import code_of
 from sitq.models import MICROSECONDS, Waits
 from sitq.packing import Packer
-from sitq.rows import Filter, NewVersion
+from sitq.rows import Filter
 from sitq.selection import select
 
 

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from sitq.batch_rows import Stop
 from sitq.errors import BackendError, BackendMoved, InvalidArgument, QueueClosed, bad_type
 from sitq.models import COMPLETED, FAILED
-from sitq.rows import Filter, Stop
+from sitq.rows import Filter
 from sitq.watching import Watch
 
 if TYPE_CHECKING:

@@ -13,23 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Point, Renewal, Rules, Stop
 from sitq.errors import BatchExists, CodeChanged, StaleResults
 from sitq.history import current, fixed_json, is_stale, told_stale, what_changed
 from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, PROCESSING
-from sitq.rows import (
-    MapEnd,
-    MapStart,
-    NewBatch,
-    NewCall,
-    NewTasks,
-    NewVersion,
-    Options,
-    Place,
-    Point,
-    Renewal,
-    Rules,
-    Stop,
-)
+from sitq.rows import NewCall, NewTasks, Options, Place
 from sitq.rules import broken, told
 from sitq.saying import say
 

@@ -10,22 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.base import Backend, Change, Claimer
+from sitq.batch_rows import Code, NewBatch, NewVersion
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Counts
-from sitq.rows import (
-    Claim,
-    Code,
-    Completion,
-    Filter,
-    Function,
-    NewBatch,
-    NewCall,
-    NewTasks,
-    NewVersion,
-    Options,
-    Place,
-    SessionRow,
-    TaskRow,
-)
+from sitq.rows import Claim, Completion, Filter, Function, NewCall, NewTasks, Options, Place, SessionRow, TaskRow
 from sitq.sealing import ARGUMENTS, RESULT
 
 NOBODY = 0  # a session that is never registered, for tasks whose enqueuer does not matter

@@ -20,37 +20,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from sitq.batch_rows import (
+    BatchRow,
+    BatchVersion,
+    MapEnd,
+    MapStart,
+    NewBatch,
+    NewVersion,
+    Pace,
+    Point,
+    Renewal,
+    Stop,
+    Version,
+)
 from sitq.ids import PublicIds
 from sitq.models import Counts, FailureGroup, Waits
 from sitq.rows import (
     Aged,
     AttemptRow,
-    BatchRow,
-    BatchVersion,
     Claim,
     Completion,
     Ended,
     Filter,
     Limit,
-    MapEnd,
-    MapStart,
     Measures,
     MetricRow,
-    NewBatch,
     NewTasks,
-    NewVersion,
-    Pace,
-    Point,
     ProgressRow,
-    Renewal,
     ResultRow,
     RunningRow,
     SessionRow,
-    Stop,
     StoredFunction,
     TaskRow,
     Told,
-    Version,
     WaitsFor,
 )
 from sitq.sealing import Sealer

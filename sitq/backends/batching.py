@@ -24,9 +24,9 @@ from sitq.backends.group import (
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.ruling import end_map, store_rules
+from sitq.batch_rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
-from sitq.rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.sealing import ARGUMENTS, SHARED
 
 UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.value

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from sitq.backends.group import Group, payload
+from sitq.batch_rows import NewVersion
 from sitq.models import FINAL, PROCESSING, Waits
-from sitq.rows import NewVersion
 from sitq.sealing import ARGUMENTS
 
 UNASKED, LEFT = Waits.UNASKED.value, Waits.LEFT.value

@@ -11,30 +11,24 @@ from typing import Any
 from sitq.backends import columns, group, lately, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
+from sitq.batch_rows import BatchRow, BatchVersion, Code, Pace, Point, Stop, Version
 from sitq.errors import TaskNotFound
 from sitq.models import FINAL, PENDING, PROCESSING, Counts, FailureGroup
 from sitq.rows import (
     Aged,
     AttemptRow,
-    BatchRow,
-    BatchVersion,
     Claim,
-    Code,
     Ended,
     Filter,
     Limit,
     Measures,
     MetricRow,
-    Pace,
-    Point,
     ProgressRow,
     ResultRow,
     RunningRow,
     SessionRow,
-    Stop,
     StoredFunction,
     TaskRow,
-    Version,
     WaitsFor,
 )
 

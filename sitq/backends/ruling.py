@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable, Sequence
 
 from sitq.backends.group import Group, pending_in
+from sitq.batch_rows import Rules, Stop
 from sitq.models import CANCELLED, ENDED_BY_RULE, PENDING, Waits
-from sitq.rows import Filter, Rules, Stop
+from sitq.rows import Filter
 from sitq.rules import ALIKE, broken
 
 PAUSED = Waits.PAUSED.value

@@ -8,8 +8,9 @@ from typing import Any
 from sitq.backends.coding import take_current, take_function
 from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
 from sitq.backends.ruling import forget_stops
+from sitq.batch_rows import NewVersion
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
-from sitq.rows import Filter, NewVersion
+from sitq.rows import Filter
 
 NEEDED = (  # by a task that has not ended
     "EXISTS (SELECT 1 FROM dependencies JOIN tasks AS dependent ON dependent.number = dependencies.task"

@@ -27,22 +27,10 @@ from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER
 from sitq.backends.reading import Reading
 from sitq.backends.releasing import Releasing
 from sitq.backends.working import Claiming, Completing
+from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Renewal, Stop
 from sitq.errors import QueueClosed
 from sitq.models import COMPLETED, Waits
-from sitq.rows import (
-    Claim,
-    Completion,
-    Filter,
-    Limit,
-    MapEnd,
-    MapStart,
-    NewBatch,
-    NewTasks,
-    NewVersion,
-    Renewal,
-    Stop,
-    Told,
-)
+from sitq.rows import Claim, Completion, Filter, Limit, NewTasks, Told
 
 PURGE_AT_ONCE = 1000  # tasks that one transaction deletes, or puts back
 PURGE_LOOK = 20 * PURGE_AT_ONCE  # tasks that one read looks at

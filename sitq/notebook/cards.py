@@ -32,11 +32,11 @@ from sitq.notebook.pieces import (
 from sitq.notebook.words import amount, ending, masked, one_line, sized, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
+    from sitq.batch_rows import BatchRow
     from sitq.glance import Glance
     from sitq.models import Counts, Task
     from sitq.overview import Overview
     from sitq.results import Result
-    from sitq.rows import BatchRow
     from sitq.snapshots import Snapshot
 
 

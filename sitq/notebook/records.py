@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from sitq.batch_rows import BatchRow
 from sitq.failures import Failures
 from sitq.ids import PublicIds
 from sitq.notebook.tables import TEXT, Columns, table
-from sitq.rows import AttemptRow, BatchRow, SessionRow
+from sitq.rows import AttemptRow, SessionRow
 
 BATCHES: Columns = {
     "name": ("text", "given to its map; missing without one"),

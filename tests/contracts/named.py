@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapEnd, MapStart, NewVersion, Renewal
 from sitq.models import FAILED, PENDING
-from sitq.rows import Claim, Filter, Function, MapEnd, MapStart, NewVersion, Renewal
+from sitq.rows import Claim, Filter, Function
 from tests.storage import LOCAL, function, new_batch, new_points, new_version, true_counts
 
 NEW = function("train", b"fixed")  # the code of a later map

@@ -8,9 +8,10 @@ import pytest
 
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
+from sitq.batch_rows import MapEnd, MapStart, NewVersion
 from sitq.errors import BatchExists
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING
-from sitq.rows import Claim, Filter, MapEnd, MapStart, NewVersion
+from sitq.rows import Claim, Filter
 from sitq.sealing import RESULT
 from tests.storage import (
     LOCAL,

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapStart, Pace
 from sitq.errors import SitqError
 from sitq.models import CANCELLED, FAILED
-from sitq.rows import Filter, MapStart, Pace
+from sitq.rows import Filter
 from tests.storage import (
     LOCAL,
     NOBODY,

@@ -8,9 +8,10 @@ import contextlib
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapEnd, NewBatch, Renewal
 from sitq.errors import InvalidArgument
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Waits
-from sitq.rows import Filter, MapEnd, NewBatch, NewTasks, Renewal
+from sitq.rows import Filter, NewTasks
 from tests.contracts.named import Svc
 from tests.storage import (
     LOCAL,

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapEnd, Renewal
 from sitq.models import COMPLETED, FAILED, FINAL, PENDING, Waits
-from sitq.rows import Claim, Filter, MapEnd, Renewal
+from sitq.rows import Claim, Filter
 from tests.contracts.conftest import STORES
 from tests.storage import (
     again,

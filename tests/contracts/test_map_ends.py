@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import NewVersion
 from sitq.errors import SitqError
 from sitq.models import FAILED, PENDING, Waits
-from sitq.rows import Filter, NewVersion
+from sitq.rows import Filter
 from tests.contracts.named import NEW, NEW_VERSION, Svc
 from tests.storage import (
     LOCAL,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapStart
 from sitq.errors import SitqError
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Waits
-from sitq.rows import Filter, MapStart
+from sitq.rows import Filter
 from tests.contracts.named import NEW, Svc
 from tests.storage import (
     Hands,

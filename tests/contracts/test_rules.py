@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import MapEnd, Rules, Stop
 from sitq.models import CANCELLED, COMPLETED, ENDED_BY_RULE, FAILED, PENDING, PROCESSING, Waits
-from sitq.rows import Filter, MapEnd, Rules, Stop
+from sitq.rows import Filter
 from sitq.rules import ALIKE
 from tests.contracts.named import Svc
 from tests.storage import (

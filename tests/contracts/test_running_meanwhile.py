@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.rows import Claim, Filter, MapEnd, NewCall, NewTasks, Options, Place
+from sitq.batch_rows import MapEnd
+from sitq.rows import Claim, Filter, NewCall, NewTasks, Options, Place
 from tests.storage import (
     LOCAL,
     NOBODY,

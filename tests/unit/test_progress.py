@@ -11,8 +11,8 @@ import pytest
 
 import sitq
 from sitq import overview, progress
+from sitq.batch_rows import Pace
 from sitq.models import Counts
-from sitq.rows import Pace
 from sitq.snapshots import Best, Snapshot
 
 

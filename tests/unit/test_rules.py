@@ -13,8 +13,8 @@ import pytest
 
 import sitq
 from sitq.backends.sqlite import SQLiteBackend
+from sitq.batch_rows import Rules, Stop
 from sitq.errors import BatchPaused, InvalidArgument, InvalidType
-from sitq.rows import Rules, Stop
 from sitq.rules import ALIKE, broken, kind_of
 from sitq.stopping import StopWhen
 from tests.cells import function, ran
