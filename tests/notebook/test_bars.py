@@ -23,9 +23,8 @@ from sitq.notebook import bars, frontend, stalls
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
 from sitq.snapshots import Snapshot
-
-ROOT = Path(__file__).parents[2]
-PYTHONS = {6: ROOT / ".venv-ipykernel6" / "bin" / "python", 7: Path(sys.executable)}
+from tests.kernels import PYTHONS, ROOT
+from tests.screen import Screen
 
 
 class Batch:
@@ -45,47 +44,6 @@ class Batch:
         counts = Counts(pending=self.total - self.done - failed, completed=self.done, failed=failed)
         more = {"failures": self.failures, "stale": self.stale}
         return Snapshot("svc", counts, self.kept, self.held, 1.0, None, None, 0, 1, **more)
-
-
-class Screen:
-    """What a front end shows, and every message that it got."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, dict[str, str]]] = []
-        self.shown: dict[str, dict[str, str]] = {}
-        self.cell = "first"
-        self.drawn = asyncio.Event()
-
-    def publish(self, bundle: dict[str, str], display_id: str, update: bool = False) -> None:
-        assert (display_id in self.shown) is update
-        self.shown[display_id] = dict(bundle)
-        self.messages.append((display_id, dict(bundle)))
-        self.drawn.set()
-
-    def texts(self, part: str = "") -> list[str]:
-        """What the bars (or their buttons or failures) show, in the order of their displays."""
-        dashes = 2 if part else 1  # the name of a part follows a second dash
-        named = [name for name in self.shown if name.count("-") == dashes and name.endswith(part)]
-        return [self.shown[name].get("text/html", self.shown[name]["text/plain"]) for name in named]
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                self.drawn.clear()
-                await self.drawn.wait()
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """A kernel's front end."""
-    screen = Screen()
-    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
-    monkeypatch.setattr(bars, "publish", screen.publish)
-    monkeypatch.setattr(stalls, "hear_cells", lambda *hear: lambda: None)
-    for module in (bars, frontend):
-        monkeypatch.setattr(module, "in_kernel", lambda: True)
-        monkeypatch.setattr(module, "current_cell", lambda: screen.cell)
-    return screen
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """What a user sees of sitq in a real kernel, on ipykernel 6 and 7."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 import sitq
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -22,14 +20,6 @@ def block(seconds):
     time.sleep(seconds)
     return seconds
 """
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 @pytest.mark.alone

@@ -1,13 +1,11 @@
 """``%load_ext sitq`` in a real kernel."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 
 pytestmark = [pytest.mark.kernel]
 
@@ -18,14 +16,6 @@ queue = await sitq.open("work.db", concurrency=2)
 batch = await queue.map(pow, [(2, 5), (3, 2)], name="of two")
 await batch.wait()
 """
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 async def test_the_extension_shows_open_queues_and_completes_names_of_batches(python: Path, tmp_path: Path) -> None:

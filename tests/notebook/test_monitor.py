@@ -12,22 +12,16 @@ import pytest
 
 import sitq
 import tests.stage
-from sitq.notebook import bars, controls, frontend, stalls
+from sitq.notebook import bars, controls
 from sitq.notebook.monitor_html import folded_html, monitor_html, monitor_text
 from sitq.sights import BINS, Sight, Sights
-from tests.notebook.test_bars import Screen
+from tests.screen import Screen
 from tests.stage import LONG_S, Stage, fail, hold, quick
 
 
 @pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    screen = Screen()
-    monkeypatch.delenv("SITQ_PROGRESS", raising=False)
-    monkeypatch.setattr(bars, "publish", screen.publish)
-    monkeypatch.setattr(stalls, "hear_cells", lambda *hear: lambda: None)
-    for module in (bars, frontend):
-        monkeypatch.setattr(module, "in_kernel", lambda: True)
-        monkeypatch.setattr(module, "current_cell", lambda: screen.cell)
+def screen(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A kernel's front end that a monitor draws on without a rest."""
     monkeypatch.setattr(bars, "PERIOD_S", 0.01)
     monkeypatch.setattr(bars, "TICK_S", 0.02)
     return screen

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -10,10 +9,10 @@ from typing import NoReturn
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.kernels import PYTHONS, ROOT
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
-PYTHONS = {6: ROOT / ".venv-ipykernel6" / "bin" / "python", 7: Path(sys.executable)}
 
 
 def copy_that_tells_its_kernel(original: Path, folder: Path, major: int) -> Path:

@@ -1,12 +1,10 @@
 """What tasks print and display in real kernels: theirs alone, shown again in any later cell or kernel."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -55,14 +53,6 @@ for n in range(5):
     print("cell", n)
     await asyncio.sleep(0.05)
 """
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 async def test_output_is_the_tasks_own_and_shown_in_later_cells_and_kernels(python: Path, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """Values of the notebook's own classes, in real kernels: restarted, and with a class that changed."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -34,14 +32,6 @@ print(all(isinstance(value["point"], Point) for value in values),
 print({result.output for result in await batch.results()})
 """
 FINE = "True True\n{'True\\n'}\n"
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 @pytest.mark.parametrize("executor", ["loop", "process"])

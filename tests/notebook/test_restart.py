@@ -3,10 +3,8 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
 from html import unescape
 from pathlib import Path
-from typing import NoReturn
 
 import nbformat
 import pytest
@@ -36,14 +34,6 @@ async def train(i):
 """
 MAP = "batch = await queue.map(train, range({}), name='svc')"
 RERUN = " · `await batch.rerun(stale=True)`"
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 def map_cell(points: int) -> str:

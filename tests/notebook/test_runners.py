@@ -1,13 +1,11 @@
 """Runner processes of a real kernel, on ipykernel 6 and 7."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 import sitq
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 from tests.runners import begun, ended, is_alive
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -17,14 +15,6 @@ import asyncio, os, sitq
 from tests import runners
 queue = await sitq.open("kernel.db", concurrency=2, executor="process")
 """
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 @pytest.mark.alone

@@ -3,14 +3,12 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 import sitq
-from tests.kernels import PYTHONS, kernel
+from tests.kernels import kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -21,14 +19,6 @@ async def nap(seconds):
     return seconds
 queue = await sitq.open("kernel.db", concurrency=4)
 """
-
-
-@pytest.fixture(params=PYTHONS)
-def python(request: pytest.FixtureRequest, skip_or_fail: Callable[[str], NoReturn]) -> Path:
-    path: Path = PYTHONS[request.param]
-    if not path.exists():
-        skip_or_fail(f"no environment with ipykernel {request.param}: `make check-notebooks` makes it")
-    return path
 
 
 async def test_an_interrupt_ends_any_wait_within_a_second_and_only_an_interrupt_is_called_so(
