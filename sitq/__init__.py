@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sitq.errors import TaskFailed as TaskFailed
     from sitq.errors import TaskNotFound as TaskNotFound
     from sitq.executors.process import ProcessExecutor as ProcessExecutor
+    from sitq.feeding import items as items
     from sitq.grids import grid as grid
     from sitq.grids import labels as labels
     from sitq.models import Counts as Counts
@@ -72,6 +73,7 @@ _HOME = {
     "Worker": "worker",
     "current_task": "context",
     "grid": "grids",
+    "items": "feeding",
     "labels": "grids",
     "by_value": "serialization",
     "once": "building",
@@ -108,6 +110,7 @@ __all__ = [  # found by __getattr__
     "by_value",
     "current_task",
     "grid",
+    "items",
     "labels",
     "loguniform",
     "once",

@@ -44,6 +44,9 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
         if self._inner is not None:
             self._inner.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(self._hint)  # it was forgotten where it is an argument of a task
+
     def __repr__(self) -> str:
         return self._hint
 

@@ -7,6 +7,7 @@ import time
 import types
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sitq.capture import watch
@@ -19,7 +20,8 @@ from sitq.errors import (
 )
 from sitq.packing import MAX_BYTES
 from sitq.params import fields_of
-from sitq.refs import arriving, without_dropped
+from sitq.readonly import Give, read_only
+from sitq.refs import Arrival, arriving, without_dropped
 from sitq.retry import Retry, qualified_name
 from sitq.serialization import Serializer
 from sitq.tracebacks import clean, traceback_text
@@ -38,14 +40,15 @@ class Call:
     coroutine: bool
     arguments: bytes
     serializer: Serializer
-    shared: Mapping[str, bytes]  # fixed arguments: name -> digest
+    fixed: Mapping[str, bytes]  # fixed arguments: name -> digest of a shared object
     load: Callable[[bytes], bytes]  # digest -> bytes; waits, so never called in a loop
     record_result: bool
     made_with: str = ""
     attempt: Attempt = OUTSIDE  # which attempt of which task, and where what it tells goes
     values: Mapping[str, bytes] | None = None  # of tasks that the arguments refer to, by id; None: it needs none
-    arrived: Mapping[str, Any] | None = None  # these as objects
-    loaded: tuple[Callable[..., Any], dict[str, Any]] | None = None  # the function and the fixed arguments, as objects
+    shares: bool = False  # whether the arguments hold shared objects
+    opened: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # the arguments as objects, where they take waiting
+    loaded: tuple[Callable[..., Any], dict[str, Give]] | None = None  # the function, and what gives fixed arguments
 
 
 @dataclass(slots=True)
@@ -79,15 +82,15 @@ class Loader:
 
     def __init__(self) -> None:
         self._functions: Once[Callable[..., Any]] = Once()
-        self._shared: Once[Any] = Once()
+        self._shared: Once[Give] = Once()
 
     def has(self, call: Call) -> bool:
         """Whether nothing of this call but its arguments needs loading; never waits."""
-        if call.values is not None and call.arrived is None:
+        if (call.values is not None or call.shares) and call.opened is None:
             return False
         if call.loaded is None:
             try:
-                fixed = {name: self._shared[digest] for name, digest in call.shared.items()}
+                fixed = {name: self._shared[digest] for name, digest in call.fixed.items()}
                 call.loaded = self._functions[call.function_digest], fixed
             except KeyError:
                 return False
@@ -100,28 +103,35 @@ class Loader:
     def prepare(self, call: Call) -> None:
         """Load function and shared objects; may import modules and wait, so never called in a loop."""
         if not self.has(call):
-            loads = call.serializer.loads
             function = self._functions.get_or_make(
                 call.function_digest, lambda digest: call.serializer.load_function(call.function)
             )
-            fixed = {
-                name: self._shared.get_or_make(digest, lambda digest: loads(call.load(digest)))
-                for name, digest in call.shared.items()
-            }
-            call.loaded = function, fixed
-            if call.values is not None:
-                call.arrived = {task_id: _value(call, task_id, value) for task_id, value in call.values.items()}
+            shared = partial(self._give, call)
+            call.loaded = function, {name: shared(digest) for name, digest in call.fixed.items()}
+            if call.values is not None or call.shares:
+                values = {task_id: _value(call, task_id, value) for task_id, value in (call.values or {}).items()}
+                call.opened = _arrived(call, Arrival(values, lambda digest: shared(digest)()))
+
+    def _give(self, call: Call, digest: bytes) -> Give:
+        """Load a shared object, and those that it refers to."""
+
+        def load(digest: bytes) -> Give:
+            payload = call.load(digest)
+            with arriving(Arrival({}, lambda inner: self._give(call, inner)())):
+                return read_only(call.serializer.loads(payload))
+
+        return self._shared.get_or_make(digest, load)
 
     def open(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return function and arguments; raises DeserializationError or Unavailable."""
         try:
             self.prepare(call)
-            args, kwargs = _arguments(call)
+            args, kwargs = call.opened or call.serializer.loads(call.arguments)
         except DeserializationError as error:
             raise DeserializationError(f"{error}{_versions_hint(call)}") from error
         assert call.loaded is not None  # prepared
         function, fixed = call.loaded
-        return function, args, {**fixed, **kwargs} if fixed else kwargs
+        return function, args, {**{name: give() for name, give in fixed.items()}, **kwargs} if fixed else kwargs
 
 
 def _value(call: Call, task_id: str, value: bytes) -> Any:
@@ -131,11 +141,8 @@ def _value(call: Call, task_id: str, value: bytes) -> Any:
         raise DeserializationError(f"the value of task {task_id}, which it needs, {error}") from error
 
 
-def _arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if call.arrived is None:
-        args, kwargs = call.serializer.loads(call.arguments)
-        return args, kwargs
-    with arriving(call.arrived) as arrival:
+def _arrived(call: Call, arrival: Arrival) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    with arriving(arrival):
         args, kwargs = call.serializer.loads(call.arguments)
     if arrival.dropped:
         args = tuple(map(without_dropped, args))

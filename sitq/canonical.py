@@ -21,12 +21,13 @@ from typing import Any
 from uuid import UUID
 
 from sitq.params import Labelled
-from sitq.refs import Ref, Refs
+from sitq.refs import Ref, Refs, Shared
 
 DEEPEST = 100  # containers in containers
 EXACT = 1e15  # whole floats count to the last digit up to here; above, noise makes a whole number of another
 LONG = 1 << 256  # ints from here on are written in base 16: Python writes no more than 4,300 decimals
 EPOCH = date(1970, 1, 1).toordinal()
+HASHED_AT_ONCE = 20_000  # values of a frame's column
 ATTO = 10**18  # attoseconds: the finest unit of numpy's times
 FINE = {"ms": 10**15, "us": 10**12, "ns": 10**9, "ps": 10**6, "fs": 10**3, "as": 1}
 
@@ -56,7 +57,7 @@ def canonical(value: Any, above: tuple[int, ...] = ()) -> str:
       their class with their fields or parameters; what an estimator has learnt does not count, nor do fields with
       ``compare=False``. A ``functools.partial`` is its parts.
     - Arrays are dtype, shape and exact content; frames too, with their index and names.
-    - A reference to a task is the task's id.
+    - A reference to a task is the task's id, and a shared object the digest of its content.
     - Functions and classes are the name by which they can be imported; those of a notebook have none.
 
     Parameters
@@ -142,6 +143,7 @@ SCALARS: dict[type, Write] = {
     type(None): lambda value: "N",
     Ref: lambda value: f"R{_str(value)}",
     Refs: lambda value: f"R[{''.join(map(_str, value))}]",
+    Shared: lambda value: f"S{value.digest.hex()};",
     Labelled: lambda value: f"l{_str(value.label)}",
     type(...): lambda value: "E",
 }
@@ -340,7 +342,12 @@ def _column(values: Any, write: Write) -> str:
         dtype, pd.CategoricalDtype | pd.PeriodDtype | pd.IntervalDtype
     ):  # pandas hashes the text of objects: their address
         return write(list(values))
-    text = _digest(pd.util.hash_pandas_object(values, index=False).to_numpy().astype("<u8").tobytes())
+    series = values if isinstance(values, pd.Series) else values.to_series()
+    hashes = [  # in slices, since each holds the GIL: meanwhile a kernel would stand still
+        pd.util.hash_pandas_object(series.iloc[at : at + HASHED_AT_ONCE], index=False).to_numpy().astype("<u8")
+        for at in range(0, len(series), HASHED_AT_ONCE)
+    ]
+    text = _digest(b"".join(hashes))
     if isinstance(dtype, pd.CategoricalDtype):
         return _named("k", str(dtype.ordered), write(list(dtype.categories)), text)
     return _named("k", str(dtype), text)

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from sitq.canonical import NoIdentity, canonical
+from sitq.refs import Shared
 
 MOST_LEAVES = 20_000  # of containers: each takes about a microsecond
 PLAIN = {type(None), bool, int, float, complex, str, bytes}
@@ -63,7 +64,7 @@ class _Exact:
         if kind in PLAIN:
             text = repr(value)
             return f"{kind.__name__}{len(text)};{text}"
-        if _is_data(kind):
+        if _is_data(kind) or kind is Shared:
             return f"{kind.__qualname__} {canonical(value)}"
         raise NoIdentity(value)
 

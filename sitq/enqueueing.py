@@ -1,16 +1,19 @@
-"""Enqueueing single calls, and references to what becomes of them."""
+"""Enqueueing single calls, and what stands for values in their arguments: of tasks, and of shared objects."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sitq import checks
+from sitq.awaiting import reader
 from sitq.connected import Connected
 from sitq.models import Task
 from sitq.packing import Packer
-from sitq.params import params_of
-from sitq.refs import Ref, Refs
+from sitq.params import params_of, what_it_is
+from sitq.refs import Ref, Refs, Shared
 from sitq.results import Result
 from sitq.rows import NewCall, NewTasks, Options
 from sitq.selection import ids_in
@@ -63,10 +66,10 @@ class Enqueueing(Connected):
         function = packer.function(func)
         packer.check_fit(func, args, kwargs)
         params = params_of(bound(func, args, kwargs)) if record_params else None
-        payload, needs = packer.arguments(func, args, kwargs)
+        payload, found = packer.arguments(func, args, kwargs)
         session = await self._session_number()
         ids = self.backend.ids
-        call = NewCall(payload, params, None, tuple(map(ids.number, needs)))
+        call = NewCall(payload, params, None, tuple(map(ids.number, found.tasks)), tuple(found.shared))
         numbers = await self.backend.enqueue(NewTasks(function, options, (call,), session, after=after))
         return ids.text(numbers[0])
 
@@ -103,6 +106,53 @@ class Enqueueing(Connected):
         if isinstance(selection, str | Result | Task):
             return Ref(ids_in(selection)[0])
         return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
+
+    @reader("data = await queue.share(data)")
+    async def share(self, obj: Any, name: str | None = None) -> Shared:
+        """Store an object once, by its content, and return what stands for it as an argument of any number of tasks.
+
+        It arrives as the object, alone or within lists, dicts and other objects, in the arguments of ``enqueue``, in
+        the rows of ``map`` and in ``fixed``. Each process loads it once. Its tasks cannot change it for each other:
+        arrays are read-only, and frames, lists, dicts and sets are each task's own, without a copy of the frame's data
+        until it is written to. Any other object, such as a model, is one for all tasks of a process, and none may
+        change it.
+
+        Parameters
+        ----------
+        obj : object
+            A DataFrame, an array, a model: whatever can be pickled, up to 900 MB.
+        name : str, optional
+            What frames show as the parameter; default what it is, such as "DataFrame 1000 × 3".
+
+        Returns
+        -------
+        Shared
+            To be given to tasks. The same content is the same object, and the same parameter when a batch is found
+            again.
+
+        Raises
+        ------
+        SerializationError
+            It cannot be pickled.
+        PayloadTooLarge
+            It takes more than 900 MB.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue, Worker(queue.backend):
+        ...         weights = await queue.share([1, 2, 3], name="weights")
+        ...         return weights, await (await queue.map(sum, [weights, (weights, 10)])).values()
+        >>> asyncio.run(main())
+        batch 1: 2 new
+        (<shared weights>, [6, 16])
+        """
+        if name is not None:
+            checks.text("name", name)
+        made = await asyncio.to_thread(self.packer.shared, "obj", obj)  # it may be large
+        await self._session_number()
+        await self.backend.share(made)
+        return Shared(made.digest, name or (obj.label if type(obj) is Shared else what_it_is(obj)))
 
 
 def bound(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

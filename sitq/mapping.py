@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks, clock
 from sitq.batch import Batch
 from sitq.batch_rows import NewBatch, NewVersion
-from sitq.content import content_digest
-from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError, SitqError, bad_type, bad_value, nearest
+from sitq.errors import InvalidArgument, InvalidType, SitqError, bad_type, bad_value, nearest
+from sitq.feeding import feed
 from sitq.history import code_of
 from sitq.identity import Identity
 from sitq.params import params_of, unlabelled
-from sitq.refs import collecting
 from sitq.rows import NewCall, Options
 from sitq.rules import checked_rules
-from sitq.selection import is_pandas
-from sitq.serialization import Serializer
 from sitq.stopping import StopWhen, checked_stop_when
 from sitq.taking import Taking, begin
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
 
-TURN_S = 5e-3  # after so long the loop gets a turn
-MAX_SHARED = 900_000_000  # of a fixed object: SQLite takes a billion bytes in one value
 MOST_NEEDS = 5_000_000  # pairs of a task of one map and one that it comes after, at 20 bytes
 ON_CHANGE = ("unfinished", "all", "nothing", "raise")
 WAYS = "'unfinished', 'all', 'nothing' or 'raise'"
@@ -89,7 +84,7 @@ async def map_rows(
     queue: TaskQueue,
     options: Options,
     func: Callable[..., Any],
-    rows: Iterable[Any],
+    rows: Iterable[Any] | AsyncIterable[Any],
     settings: Settings,
     after: Sequence[int] = (),
 ) -> Batch:
@@ -99,49 +94,49 @@ async def map_rows(
     points = None
     if settings.name is not None:
         points = Identity(func, fixed, settings.ignore, settings.identity)
-    listed = iterate(rows)
+    listed = feed(rows)
     session = await queue._session_number()
-    shared = packed(queue.serializer, fixed)  # name -> digest, payload
-    digests = {name: digest for name, (digest, _) in shared.items()}
+    shared = await asyncio.to_thread(  # they may be large
+        lambda: {name: queue.packer.shared(f"fixed[{name!r}]", value) for name, value in fixed.items()}
+    )
+    digests = {name: made.digest for name, made in shared.items()}
     version = NewVersion(function, code_of(func, settings.version), digests, settings.record_result)
     rules = checked_rules(settings.max_failures, settings.max_error_rate)
     began_at = clock.now_us()
     start = await begin(queue, NewBatch(settings.name, options.lane, session, version, rules))
     stop_when = None if settings.stop_when is None else StopWhen(queue, start.batch, settings.stop_when)
     try:
-        taking = Taking(queue, options, session, start, version, dict(shared.values()), after)
+        taking = Taking(queue, options, session, start, version, tuple(shared.values()), after)
         if start.version is None:
             assert settings.name is not None  # only such are found again
             await taking.take_up(settings.name, settings.on_change, settings.retry_failed)
         fit = Fit(func, queue.packer.check_fit, fixed)
-        turn = time.perf_counter()
         number_of = queue.backend.ids.number
-        for position, row in enumerate(listed):
-            try:
-                labels = None
-                if settings.labels:
-                    row, labels = unlabelled_row(row, settings.labels)  # what is left is the row
-                args, kwargs = fit.call(row)
-                place, known = taking.place(None if points is None else points.of(args, kwargs), position)
-                if known is not None and labels is not None:
-                    taking.label(known, labels)
-                if taking.takes(known):
-                    params = params_of(fit.named(args, kwargs)) if settings.record_params else None
-                    args, kwargs = bare(args, kwargs)
-                    payload, needs = queue.packer.arguments(func, args, kwargs)
-                    taking.add(known, NewCall(payload, params, place, tuple(map(number_of, needs))), labels)
-            except SitqError as error:
-                error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
-                raise
-            if len(after) * (position + 1) > MOST_NEEDS:
-                raise InvalidArgument(
-                    f"after: {len(after):,} tasks for each of more than {position:,} rows; let the rows come after one"
-                    " task that comes after those"
-                )
-            await taking.write_full_chunk()
-            if time.perf_counter() - turn > TURN_S:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
+        async with contextlib.aclosing(listed):
+            async for position, row in listed:
+                try:
+                    labels = None
+                    if settings.labels:
+                        row, labels = unlabelled_row(row, settings.labels)  # what is left is the row
+                    args, kwargs = fit.call(row)
+                    place, known = taking.place(None if points is None else points.of(args, kwargs), position)
+                    if known is not None and labels is not None:
+                        taking.label(known, labels)
+                    if taking.takes(known):
+                        params = params_of(fit.named(args, kwargs)) if settings.record_params else None
+                        args, kwargs = bare(args, kwargs)
+                        payload, found = queue.packer.arguments(func, args, kwargs)
+                        needs = tuple(map(number_of, found.tasks))
+                        taking.add(known, NewCall(payload, params, place, needs, tuple(found.shared)), labels)
+                except SitqError as error:
+                    error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
+                    raise
+                if len(after) * (position + 1) > MOST_NEEDS:
+                    raise InvalidArgument(
+                        f"after: {len(after):,} tasks for each of more than {position:,} rows; let the rows come after"
+                        " one task that comes after those"
+                    )
+                await taking.write_full_chunk()
         await taking.end(rules, None if stop_when is None else stop_when.says)
     except BaseException:
         await asyncio.shield(queue.backend.give_up_map(start.batch, session))
@@ -166,7 +161,9 @@ def checked_labels(labels: object) -> tuple[str, ...]:
 def unlabelled_row(row: Any, names: Iterable[str]) -> tuple[dict[str, Any], str | None]:
     """Return what of a row the function gets, and its labels as JSON."""
     if not isinstance(row, dict):
-        raise bad_type("a row", row, f"a dict, since labels= names keys of it: {', '.join(names)}")
+        told = bad_type("a row", row, f"a dict, since labels= names keys of it: {', '.join(names)}")
+        remedy = "; rows from sitq.items(…) have no keys: give dicts" if isinstance(row, tuple) else ""
+        raise InvalidType(f"{told}{remedy}")
     missing = [name for name in names if name not in row]
     if missing:
         raise InvalidArgument(f"labels: the row has no key {missing[0]!r}{nearest(missing[0], map(str, row))}")
@@ -178,29 +175,6 @@ def unlabelled_row(row: Any, names: Iterable[str]) -> tuple[dict[str, Any], str 
 def bare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
     """Take the labels off parameters."""
     return tuple(map(unlabelled, args)), {name: unlabelled(value) for name, value in kwargs.items()}
-
-
-def packed(serializer: Serializer, fixed: Mapping[str, Any]) -> dict[str, tuple[bytes, bytes]]:
-    """Serialize fixed arguments: name -> digest and payload."""
-    found = {}
-    for key, value in fixed.items():
-        try:
-            with collecting() as refs:
-                payload = serializer.dumps(value)
-        except SerializationError as error:
-            raise SerializationError(f"fixed[{key!r}] {error}") from error
-        if refs:
-            raise InvalidArgument(
-                f"fixed[{key!r}] refers to task {refs[0]}; a value that is not there yet cannot be fixed: give the"
-                " reference in the rows, or await the task and give its value"
-            )
-        if len(payload) > MAX_SHARED:
-            raise PayloadTooLarge(
-                f"fixed[{key!r}] takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one"
-                " object: store it in a file and pass its path"
-            )
-        found[key] = (content_digest(value, payload), payload)
-    return found
 
 
 def checked_fixed(func: Callable[..., Any], fixed: object) -> dict[str, Any]:
@@ -225,21 +199,6 @@ def keyword_names(func: Callable[..., Any]) -> list[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-
-
-def iterate(rows: Any) -> Iterator[Any]:
-    """Return an iterator over rows of any kind; a DataFrame's rows are dicts."""
-    if isinstance(rows, str | bytes | Mapping | type):
-        raise bad_type("rows", rows, "an iterable of rows: a list, a generator, sitq.grid(…) or a DataFrame")
-    if is_pandas(rows) and hasattr(rows, "itertuples"):
-        names = list(rows.columns)
-        if not all(isinstance(name, str) for name in names):
-            raise InvalidArgument("rows: the columns of the DataFrame must be named by text, since they are keywords")
-        return (dict(zip(names, values, strict=True)) for values in rows.itertuples(index=False, name=None))
-    try:
-        return iter(rows)
-    except TypeError:
-        raise bad_type("rows", rows, "an iterable of rows: a list, a generator, sitq.grid(…) or a DataFrame") from None
 
 
 class Fit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ class TaskOptions:
     async def map(
         self,
         func: Callable[..., Any],
-        rows: Iterable[Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
         /,
         *,
         fixed: dict[str, Any] | None = None,

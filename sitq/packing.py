@@ -14,19 +14,23 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sitq.content import content_digest
 from sitq.errors import (
     InvalidArgument,
     PayloadTooLarge,
     SerializationError,
     bad_type,
 )
-from sitq.refs import any_made, collecting
-from sitq.rows import Function
+from sitq.refs import Found, Shared, any_made, collecting
+from sitq.rows import Function, NewShared
 from sitq.serialization import PLAIN, Serializer
 from sitq.walking import homes
 
 WARN_BYTES = 1_000_000  # a larger function or call is stored, with a warning that names the cause
 MAX_BYTES = 64_000_000  # a larger one is refused; a queue may set its own limit
+MAX_SHARED = 900_000_000  # of a shared object: SQLite takes a billion bytes in one value
+
+NOTHING_FOUND = Found()
 
 
 class Packer:
@@ -88,8 +92,8 @@ class Packer:
 
     def arguments(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, list[str]]:
-        """Return arguments as bytes, and the ids of the tasks that they refer to.
+    ) -> tuple[bytes, Found]:
+        """Return arguments as bytes, and the tasks and shared objects that they refer to, each once.
 
         Raises
         ------
@@ -99,21 +103,57 @@ class Packer:
             One of them cannot be pickled; it is named.
         """
         try:
-            payload, needs = self._dumps((args, kwargs))
+            payload, found = self._dumps((args, kwargs))
         except SerializationError as error:
             raise SerializationError(f"{self._which(function, args, kwargs)} {error}") from error
         if len(payload) > WARN_BYTES:
             sizes = [(len(self.serializer.dumps(a)), f"argument {i + 1}") for i, a in enumerate(args)]
             sizes += [(len(self.serializer.dumps(v)), f"argument {k!r}") for k, v in kwargs.items()]
             self._too_large(f"a call of {_name(function)}", len(payload), max(sizes)[1])
-        return payload, needs
+        return payload, found
 
-    def _dumps(self, value: Any) -> tuple[bytes, list[str]]:
+    def shared(self, what: str, value: Any) -> NewShared:
+        """Return an object as it is stored for many tasks, by its content; takes long for a large one.
+
+        Parameters
+        ----------
+        what : str
+            The words of its caller for it, for errors.
+
+        Raises
+        ------
+        SerializationError
+            It cannot be pickled.
+        InvalidArgument
+            It refers to a task.
+        PayloadTooLarge
+            A database does not take it.
+        """
+        number = self.serializer.number
+        if type(value) is Shared:
+            return NewShared(value.digest, None, number)
+        try:
+            payload, found = self._dumps(value)
+        except SerializationError as error:
+            raise SerializationError(f"{what} {error}") from error
+        if found.tasks:
+            raise InvalidArgument(
+                f"{what} refers to task {found.tasks[0]}; a value that is not there yet cannot be shared: give the"
+                " reference in the rows, or await the task and give its value"
+            )
+        if len(payload) > MAX_SHARED:
+            raise PayloadTooLarge(
+                f"{what} takes {len(payload) / 1e6:,.0f} MB; a database takes {MAX_SHARED / 1e6:,.0f} MB in one object:"
+                " store it in a file and pass its path"
+            )
+        return NewShared(content_digest(value, payload), payload, number, tuple(found.shared))
+
+    def _dumps(self, value: Any) -> tuple[bytes, Found]:
         if not any_made():
-            return self.serializer.dumps(value), []
+            return self.serializer.dumps(value), NOTHING_FOUND
         with collecting() as found:
             payload = self.serializer.dumps(value)
-        return payload, list(dict.fromkeys(found))
+        return payload, Found(list(dict.fromkeys(found.tasks)), list(dict.fromkeys(found.shared)))
 
     def check_fit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments that do not fit the function's signature, where that is known."""
@@ -159,7 +199,7 @@ class Packer:
 
     def _too_large(self, what: str, size: int, cause: str | None) -> None:
         because = f", mostly {cause}" if cause else ""
-        remedy = "give it once for all tasks with map(…, fixed={…}), or pass a path"
+        remedy = "store it once for all tasks, by `await queue.share(…)` or map(…, fixed={…}), or pass a path"
         if size > self.max_bytes:
             raise PayloadTooLarge(
                 f"{what} takes {size / 1e6:.0f} MB{because}; the limit is {self.max_bytes / 1e6:.0f} MB: {remedy}"

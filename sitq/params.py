@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from sitq.refs import Shared
+
 MAX_JSON = 4096  # bytes of a JSON column
 MAX_SHORT = 80  # characters of an object's short text
 MAX_STRING = 500
@@ -73,7 +75,7 @@ def flatten(prefix: str, value: Any, into: dict[str, Any], depth: int = 4) -> No
 
 def scalar(value: Any) -> Any:
     """Return a plain value, or a short text that says what it is."""
-    if type(value) is Labelled:
+    if type(value) is Labelled or type(value) is Shared:
         return value.label
     if isinstance(value, Enum):
         return value.name
@@ -89,16 +91,24 @@ def scalar(value: Any) -> Any:
     shape = getattr(value, "shape", None)
     if shape == () and hasattr(value, "item"):  # a numpy scalar
         return scalar(value.item())
-    name = type(value).__name__
-    if isinstance(shape, tuple):
-        return f"{name} {' × '.join(map(str, shape))}"
-    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > 8:
-        return f"{name} of {len(value)}"
+    if isinstance(shape, tuple) or (isinstance(value, list | tuple | set | frozenset | dict) and len(value) > 8):
+        return what_it_is(value)
     try:
         text = repr(value)
     except Exception:
-        return name
+        return type(value).__name__
     return text if len(text) <= MAX_SHORT else f"{text[: MAX_SHORT - 1]}…"
+
+
+def what_it_is(value: Any) -> str:
+    """Say an object's type and size, and nothing of its content."""
+    name, shape = type(value).__name__, getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{name} {' × '.join(map(str, shape))}" if shape else name
+    try:
+        return f"{name} of {len(value)}"
+    except Exception:  # it has no length, or a broken one
+        return name
 
 
 def to_json(fields: Mapping[str, Any]) -> str | None:

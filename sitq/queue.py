@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks, clock
@@ -147,7 +147,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
     async def map(
         self,
         func: Callable[..., Any],
-        rows: Iterable[Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
         /,
         *,
         fixed: dict[str, Any] | None = None,
@@ -180,7 +180,8 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
             A function or coroutine function.
         rows : iterable
             A row is a dict (keywords), a tuple (positions) or anything else (one argument). ``sitq.grid(...)``, any
-            iterable, or a DataFrame, whose columns are keywords.
+            iterable, also an asynchronous one, or a DataFrame, whose columns are keywords. With ``sitq.items(...)``
+            each row is one argument, whatever it is.
         fixed : dict, optional
             Keyword arguments that all tasks share, stored once.
         name : str, optional

@@ -1,10 +1,11 @@
-"""References to tasks: as arguments they arrive as the tasks' values."""
+"""References to tasks and to shared objects: as arguments they arrive as the values."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -26,7 +27,7 @@ class Ref(str):
     def __reduce__(self) -> tuple[Any, ...]:
         """Be told to whoever packs arguments."""
         if _here.found is not None:
-            _here.found.append(str(self))
+            _here.found.tasks.append(str(self))
         return _arrive, (str(self),)
 
     def __repr__(self) -> str:
@@ -61,11 +62,54 @@ class Refs(Sequence[Ref]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Be told to whoever packs arguments."""
         if _here.found is not None:
-            _here.found.extend(self._ids)
+            _here.found.tasks.extend(self._ids)
         return _arrive_all, (self._ids,)
 
     def __repr__(self) -> str:
         return f"<refs to {len(self._ids):,} tasks>"
+
+
+class Shared:
+    """An object that is stored once, and as an argument of any number of tasks arrives as itself.
+
+    It stands alone or in lists, dicts and whatever else can be pickled. Made by :meth:`sitq.TaskQueue.share`.
+
+    Attributes
+    ----------
+    digest : bytes
+        Of the object's content: two that are equal are the same object.
+    label : str
+        What parameters show: its name, or what it is.
+    """
+
+    __slots__ = ("digest", "label")
+
+    def __init__(self, digest: bytes, label: str):
+        global _any_made
+        _any_made = True
+        self.digest = digest
+        self.label = label
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shared) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be told to whoever packs arguments."""
+        if _here.found is not None:
+            _here.found.shared.append(self.digest)
+        return _arrive_shared, (self.digest, self.label)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self!r} has no {name!r}: it stands for the object, which tasks get where they are given this as an"
+            " argument; a function that uses it without gets only this"
+        )
+
+    def __repr__(self) -> str:
+        return f"<shared {self.label}>"
 
 
 class _Dropped:
@@ -76,23 +120,39 @@ DROPPED = _Dropped()
 
 
 class Arrival:
-    """The values that references arrive as.
+    """What references arrive as.
+
+    Parameters
+    ----------
+    values : mapping
+        Those of tasks, by id.
+    shared : callable
+        Gives the shared object of a digest.
 
     Attributes
     ----------
     dropped : bool
-        Whether one had none, so that the arguments want :func:`without_dropped`.
+        Whether a task had no value, so that the arguments want :func:`without_dropped`.
     """
 
-    def __init__(self, values: Mapping[str, Any]):
+    def __init__(self, values: Mapping[str, Any], shared: Callable[[bytes], Any]):
         self.values = values
+        self.shared = shared
         self.dropped = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What is referred to, each as often as it is met."""
+
+    tasks: list[str] = field(default_factory=list)  # ids
+    shared: list[bytes] = field(default_factory=list)  # digests
 
 
 class _Here(threading.local):
     """What this thread packs or unpacks."""
 
-    found: list[str] | None = None
+    found: Found | None = None
     arrival: Arrival | None = None
 
 
@@ -106,10 +166,10 @@ def any_made() -> bool:
 
 
 @contextmanager
-def collecting() -> Iterator[list[str]]:
-    """Collect the ids of references that are pickled meanwhile, each as often as it is met."""
+def collecting() -> Iterator[Found]:
+    """Collect what is referred to by what is pickled meanwhile."""
     before = _here.found
-    found = _here.found = []
+    found = _here.found = Found()
     try:
         yield found
     finally:
@@ -117,12 +177,12 @@ def collecting() -> Iterator[list[str]]:
 
 
 @contextmanager
-def arriving(values: Mapping[str, Any]) -> Iterator[Arrival]:
-    """Let references that are unpickled meanwhile arrive as these values, by id."""
+def arriving(arrival: Arrival) -> Iterator[None]:
+    """Let references that are unpickled meanwhile arrive as these values."""
     before = _here.arrival
-    arrival = _here.arrival = Arrival(values)
+    _here.arrival = arrival
     try:
-        yield arrival
+        yield
     finally:
         _here.arrival = before
 
@@ -152,3 +212,8 @@ def _arrive_all(task_ids: Sequence[str]) -> Any:
     if arrival is None:
         return Refs(task_ids)
     return [arrival.values[task_id] for task_id in task_ids if task_id in arrival.values]
+
+
+def _arrive_shared(digest: bytes, label: str) -> Any:
+    arrival = _here.arrival
+    return Shared(digest, label) if arrival is None else arrival.shared(digest)

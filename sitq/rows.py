@@ -50,6 +50,16 @@ class NewCall(NamedTuple):
     params: str | None = None  # recorded parameters, a JSON object
     point: Place | None = None  # in a named batch
     needs: tuple[int, ...] = ()  # tasks whose values are arguments
+    shared: tuple[bytes, ...] = ()  # digests of shared objects that are
+
+
+class NewShared(NamedTuple):
+    """An object that many tasks use."""
+
+    digest: bytes  # of its content
+    payload: bytes | None  # serialized, not sealed; None: it is stored already
+    serializer: int
+    holds: tuple[bytes, ...] = ()  # digests of others that it refers to
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class Claim(NamedTuple):
     lane: int  # row numbers, for the counts
     batch: int
     depends: bool = False  # whether it came after other tasks, whose values may be arguments
+    shares: bool = False  # whether its arguments hold shared objects
     checkpoint: bytes | None = None  # what an attempt before saved, sealed
     limit: int | None = None  # row number
     claimed_at: int = 0  # µs in UTC

@@ -17,7 +17,7 @@ import cloudpickle
 
 from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
 from sitq.own_classes import with_content
-from sitq.refs import Ref, Refs, any_made
+from sitq.refs import Ref, Refs, Shared, any_made
 from sitq.walking import homes
 from sitq.walking.looking import is_a
 
@@ -209,7 +209,7 @@ class JSONSerializer:
         """Serialize plain data; tuples become lists."""
         try:
             if any_made() and _has_ref(value):
-                raise TypeError("a reference to a task needs the default serializer")
+                raise TypeError("a reference to a task or a shared object needs the default serializer")
             return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(f"cannot be written as JSON: {reason(error)}") from error
@@ -255,7 +255,7 @@ class JSONSerializer:
 def _has_ref(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_has_ref, value.values()))
-    return any(map(_has_ref, value)) if isinstance(value, list | tuple) else isinstance(value, Ref | Refs)
+    return any(map(_has_ref, value)) if isinstance(value, list | tuple) else isinstance(value, Ref | Refs | Shared)
 
 
 def is_plain(value: Any, depth: int = 3) -> bool:

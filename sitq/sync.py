@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sitq.alerts import Alarm, Alert
@@ -23,7 +23,7 @@ from sitq.options import TaskOptions
 from sitq.plotting import SyncPlots
 from sitq.portal import Portal
 from sitq.queue import TaskQueue
-from sitq.refs import Ref, Refs
+from sitq.refs import Ref, Refs, Shared
 from sitq.replaying import stored_call
 from sitq.results import Result
 from sitq.serialization import Serializer
@@ -131,7 +131,7 @@ class SyncTaskQueue:
     def map(
         self,
         func: Callable[..., Any],
-        rows: Iterable[Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
         /,
         *,
         fixed: dict[str, Any] | None = None,
@@ -280,6 +280,10 @@ class SyncTaskQueue:
         """Let held tasks go; see :meth:`TaskQueue.resume`."""
         return self._call(self._queue.resume(selection))
 
+    def share(self, obj: Any, name: str | None = None) -> Shared:
+        """Store an object once, for any number of tasks; see :meth:`TaskQueue.share`."""
+        return self._call(self._queue.share(obj, name))
+
     def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
         """Delete tasks that have ended; see :meth:`TaskQueue.purge`."""
         return self._call(self._queue.purge(selection, older_than=older_than))
@@ -374,7 +378,7 @@ class SyncTaskOptions:
     def map(
         self,
         func: Callable[..., Any],
-        rows: Iterable[Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
         /,
         *,
         fixed: dict[str, Any] | None = None,

@@ -10,14 +10,14 @@ import asyncio
 import warnings
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Point, Renewal, Rules, Stop
 from sitq.errors import BatchExists, CodeChanged, StaleResults
 from sitq.history import current, fixed_json, is_stale, told_stale, what_changed
 from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, PROCESSING
-from sitq.rows import NewCall, NewTasks, Options, Place
+from sitq.rows import NewCall, NewShared, NewTasks, Options, Place
 from sitq.rules import broken, told
 from sitq.saying import say
 
@@ -77,11 +77,10 @@ class Taking:
         session: int,
         start: MapStart,
         version: NewVersion,
-        shared: Mapping[bytes, bytes],
+        shared: Sequence[NewShared],
         after: Sequence[int],
     ):
         self._backend = queue.backend
-        self._serializer = queue.serializer.number
         self._options = options
         self._session = session
         self._batch = start.batch
@@ -91,7 +90,7 @@ class Taking:
         self._version = start.version or 0  # theirs; 0: not stored yet
         self._new = version
         self._after = after  # tasks that end before these begin
-        self._shared = dict(shared)  # fixed objects by digest, not stored yet
+        self._shared = shared  # fixed arguments, not stored yet
         self._points: dict[bytes, list[Point]] = {}  # that are there, by identity, in order of occurrence
         self._occurrences: Counter[bytes] = Counter()
         self._takes: tuple[int, ...] = ()  # states of tasks that take what the map says
@@ -147,7 +146,7 @@ class Taking:
             code, fixed = now.code, now.fixed
             self._version = now.number
             self._function = new.function._replace(digest=now.function.digest, payload=b"")  # stored already
-            self._shared.clear()
+            self._shared = ()
             self._note = f" (with the old code, though {what_changed(now, new.code, fixed_json(new.fixed))})"
         else:
             self._takes = (PENDING,)
@@ -227,11 +226,11 @@ class Taking:
 
     async def _store_code(self) -> None:
         """Store what tasks call, before the first of them: an error in the rows leaves nothing of it."""
-        for digest, payload in self._shared.items():
-            await self._backend.share(digest, payload, self._serializer)
-        self._shared.clear()
         if not self._version:
             self._version = await self._backend.add_version(self._batch, self._new)
+        for made in self._shared:  # after what uses them, or a purge might delete them between
+            await self._backend.share(made)
+        self._shared = ()
 
     async def _write(self, n: int, last: bool) -> None:
         await self._store_code()

@@ -151,6 +151,7 @@ class Unpacker:
             made_with,
             Attempt(partial(self._facts, claim, checkpoint), self._serializer, tell),
             values,
+            claim.shares,
         )
 
     def _facts(self, claim: Claim, checkpoint: Checkpoint | None) -> Facts:

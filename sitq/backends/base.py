@@ -45,6 +45,7 @@ from sitq.rows import (
     Limit,
     Measures,
     MetricRow,
+    NewShared,
     NewTasks,
     ProgressRow,
     ResultRow,
@@ -188,8 +189,14 @@ class Backend(ABC):
         """Store tasks, all or none, numbers in input order; a task whose key exists returns the existing number."""
 
     @abstractmethod
-    async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
-        """Store an object that many tasks use, once per content."""
+    async def share(self, made: NewShared) -> None:
+        """Store an object that many tasks use, once per content.
+
+        Raises
+        ------
+        InvalidArgument
+            One without a payload, or one that it holds, is not stored.
+        """
 
     @abstractmethod
     async def begin_map(self, batch: NewBatch) -> MapStart | None:

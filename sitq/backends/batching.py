@@ -24,10 +24,11 @@ from sitq.backends.group import (
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.ruling import end_map, store_rules
+from sitq.backends.sharing import ANY_USES, any_shared, use
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
-from sitq.sealing import ARGUMENTS, SHARED
+from sitq.sealing import ARGUMENTS
 
 UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.value
 RENEW = {
@@ -44,15 +45,6 @@ PLACE = {
     for n in BLOCKS
 }
 GONE = "the batch is gone: its session ended, or was taken for dead, before its map was done"
-
-
-def share(group: Group, objects: Sequence[tuple[bytes, bytes, int]]) -> list[None]:
-    """Store shared objects (digest, payload, serializer), once per content."""
-    for digest, content, serializer in objects:
-        if group.execute("SELECT 1 FROM shared WHERE digest = ?", (digest,)).fetchone() is None:
-            sealed = group.sealer.seal(SHARED, 0, digest, serializer, content)
-            group.execute("INSERT INTO shared (digest, size, sealed) VALUES (?, ?, ?)", (digest, len(content), sealed))
-    return [None] * len(objects)
 
 
 # ---- a map begins ----
@@ -149,9 +141,12 @@ def renew(group: Group, requests: Sequence[Renewal]) -> list[None]:
                 " WHERE number = ? AND state = 0",
                 (sealed, number),
             )
+        taken = [(number, call) for number, call in zip(numbers, tasks.calls, strict=True) if number in wanted]
+        taken_numbers, taken_calls = [number for number, _ in taken], [call for _, call in taken]
         if any_needs(tasks) or group.execute(ANY).fetchone():
-            taken = [(number, call) for number, call in zip(numbers, tasks.calls, strict=True) if number in wanted]
-            depend(group, tasks._replace(calls=[call for _, call in taken]), [number for number, _ in taken])
+            depend(group, tasks._replace(calls=taken_calls), taken_numbers)
+        if any_shared(taken_calls) or group.execute(ANY_USES).fetchone():
+            use(group, taken_numbers, taken_calls)
     return [None] * len(requests)
 
 

@@ -9,9 +9,10 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from sitq.backends.sharing import DELETE_UNUSED
 from sitq.models import PENDING, PROCESSING, Waits
 
-OF_TASKS = ("payloads", "attempts", "told", "metrics", "outputs", "checkpoints", "dependencies")
+OF_TASKS = ("payloads", "attempts", "told", "metrics", "outputs", "checkpoints", "dependencies", "uses", "labels")
 
 
 def copy(source: Path, target: Path, batches: Sequence[int] | None, payloads: bool) -> None:
@@ -79,10 +80,7 @@ def _keep(connection: sqlite3.Connection, batches: Sequence[int]) -> None:
     connection.execute(
         "DELETE FROM functions WHERE number NOT IN (SELECT function FROM tasks UNION SELECT function FROM versions)"
     )
-    connection.execute(
-        "DELETE FROM shared WHERE lower(hex(digest)) NOT IN"
-        " (SELECT json_each.value FROM versions, json_each(versions.fixed))"
-    )
+    connection.execute(DELETE_UNUSED)
 
 
 def _empty(connection: sqlite3.Connection) -> None:

@@ -25,6 +25,7 @@ from sitq.backends.group import (
     store_labels,
 )
 from sitq.backends.limiting import limit_of
+from sitq.backends.sharing import any_shared, use
 from sitq.backends.working import promote
 from sitq.clock import now_us
 from sitq.models import PENDING, PROCESSING, Waits
@@ -82,6 +83,7 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
     whole: list[int] = []
     answers: list[list[int]] = []
     dependent: list[tuple[NewTasks, list[int]]] = []
+    sharing: list[tuple[NewTasks, list[int]]] = []
     keyed: dict[str, int] = {}
     seal = group.sealer.seal
     for request in requests:
@@ -115,7 +117,7 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
             runs.append((shared, are_points, []))
         values = runs[-1][2]
         depends = bool(request.after)
-        for arguments, params, point, needs in request.calls:
+        for arguments, params, point, needs, _ in request.calls:
             number += 1
             depends = depends or bool(needs)
             sealed: bytes | None = seal(ARGUMENTS, number, digest, serializer, arguments)
@@ -134,6 +136,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
             store_labels(group, zip(numbers, request.labels, strict=True))
         if depends:
             dependent.append((request, numbers))
+        if any_shared(request.calls):
+            sharing.append((request, numbers))
         if options.key is not None:
             keyed[options.key] = numbers[0]
         if (lane, batch) != (1, 0):
@@ -150,6 +154,8 @@ def enqueue(group: Group, requests: Sequence[NewTasks]) -> list[list[int]]:
         group.execute("INSERT INTO payloads (task, kind, sealed) VALUES (?, 0, ?)", (task, payload))
     for request, numbers in dependent:
         depend(group, request, numbers)
+    for request, numbers in sharing:
+        use(group, numbers, request.calls)
     for batch in whole:  # after the rows: earlier chunks may be part of this very transaction
         ack_batch(group, batch)
     return answers
@@ -245,13 +251,14 @@ def plain_values(
     """
     options, function = request.options, request.function
     function_number = caches.functions.get(function.digest)
-    ((arguments, params, _, needs),) = request.calls
+    ((arguments, params, _, needs, shared),) = request.calls
     number = caches.last_task + 1
     if (
         function_number is None
         or number == 1
         or params is not None
         or needs
+        or shared
         or request.after
         or request.batch
         or not is_plain(options)

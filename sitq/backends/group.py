@@ -228,7 +228,17 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
         highest = max(numbers)
         group.execute("UPDATE meta SET value = ? WHERE name = 'last_deleted' AND value < ?", (highest, highest))
     gone = json.dumps(numbers)
-    for table in ("payloads", "attempts", "dependencies", "told", "metrics", "outputs", "checkpoints", "labels"):
+    for table in (
+        "payloads",
+        "attempts",
+        "dependencies",
+        "told",
+        "metrics",
+        "outputs",
+        "checkpoints",
+        "labels",
+        "uses",
+    ):
         group.execute(f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (gone,))
     group.gone += numbers
     return len(deleted)

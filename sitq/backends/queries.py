@@ -247,7 +247,7 @@ VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE num
 STORED_CALL = """
 SELECT number, attempt, function,
     coalesce(arguments, (SELECT sealed FROM payloads WHERE task = tasks.number AND kind = 0)),
-    timeout_s, retry, losses, failures, version, lane, batch, depends
+    timeout_s, retry, losses, failures, version, lane, batch, depends, shares
 FROM tasks WHERE number = ?
 """
 NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"

@@ -61,8 +61,17 @@ CREATE TABLE functions (
 CREATE TABLE shared (
     digest BLOB NOT NULL UNIQUE,
     size INTEGER NOT NULL,
-    sealed BLOB NOT NULL
+    sealed BLOB NOT NULL,
+    holds TEXT NOT NULL  -- digests of others that it refers to, JSON
 );
+
+-- Which of them the arguments of a task hold.
+CREATE TABLE uses (
+    task INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (task, digest)
+) WITHOUT ROWID;
+CREATE INDEX uses_back ON uses (digest);
 
 CREATE TABLE batches (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -115,6 +124,7 @@ CREATE TABLE tasks (
     waits INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
     depends INTEGER NOT NULL DEFAULT 0,  -- 1: there are tasks that it needs
+    shares INTEGER NOT NULL DEFAULT 0,  -- 1: its arguments hold shared objects
     lane INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     origin INTEGER NOT NULL,  -- session that enqueued it

@@ -112,7 +112,8 @@ def claim_lane(
         " AND NOT (SELECT paused FROM lanes WHERE number = ?)"
         " AND EXISTS (SELECT 1 FROM sessions WHERE number = ? AND ended IS NULL)"
         " RETURNING priority, number, attempt, function, arguments, timeout_s, retry, losses, failures, version, batch,"
-        " depends, limited, CASE WHEN attempt > 1 THEN (SELECT sealed FROM checkpoints WHERE task = number) END",
+        " depends, shares, limited,"
+        " CASE WHEN attempt > 1 THEN (SELECT sealed FROM checkpoints WHERE task = number) END",
         (session, group.now, *values, lane, session),
     ).fetchall()
     if len(rows) > 1:
@@ -131,6 +132,7 @@ def claim_lane(
             lane,
             batch,
             bool(depends),
+            bool(shares),
             saved,
             limit,
             group.now,
@@ -148,6 +150,7 @@ def claim_lane(
             version,
             batch,
             depends,
+            shares,
             limit,
             saved,
         ) in rows

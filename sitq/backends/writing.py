@@ -18,6 +18,7 @@ from sitq.backends import (
     queries,
     releasing,
     ruling,
+    sharing,
     steering,
     telling,
     working,
@@ -30,7 +31,7 @@ from sitq.backends.working import Claiming, Completing
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Renewal, Stop
 from sitq.errors import QueueClosed
 from sitq.models import COMPLETED, Waits
-from sitq.rows import Claim, Completion, Filter, Limit, NewTasks, Told
+from sitq.rows import Claim, Completion, Filter, Limit, NewShared, NewTasks, Told
 
 PURGE_AT_ONCE = 1000  # tasks that one transaction deletes, or puts back
 PURGE_LOOK = 20 * PURGE_AT_ONCE  # tasks that one read looks at
@@ -62,9 +63,9 @@ class Writing(Reading):
 
         return take_back
 
-    async def share(self, digest: bytes, payload: bytes, serializer: int) -> None:
+    async def share(self, made: NewShared) -> None:
         """Store an object that many tasks use, once per content."""
-        await self._open.writer.write(ENQUEUE, batching.share, (digest, payload, serializer))
+        await self._open.writer.write(ENQUEUE, sharing.share, made, inline=False)
 
     async def begin_map(self, batch: NewBatch) -> MapStart | None:
         """Store a batch and its first version, or take up the one of this name; None: another session maps it."""
@@ -184,4 +185,5 @@ class Writing(Reading):
                 chosen = replace(tasks, numbers=[row[0] for row in rows[at : at + PURGE_AT_ONCE]])
                 purged += await live.writer.write(STEER, steering.purge, (chosen, before), inline=False)
             last = rows[-1][0]
+        await live.writer.write(STEER, sharing.delete_unused, None, inline=False)
         return purged

@@ -187,11 +187,12 @@ class Keeper:
             call.function if new else None,
             call.coroutine,
             call.arguments,
-            dict(call.shared),
+            dict(call.fixed),
             call.record_result,
             call.made_with,
             tuple(call.attempt.facts()),
             None if call.values is None else dict(call.values),
+            call.shares,
         )
 
     def _answer(self, call: Call, what: str, which: Any = None) -> Any:

@@ -139,11 +139,12 @@ class Runner:
         function: bytes | None,
         coroutine: bool,
         arguments: bytes,
-        shared: dict[str, bytes],
+        fixed: dict[str, bytes],
         record_result: bool,
         made_with: str,
         facts: tuple[Any, ...],
         values: dict[str, bytes] | None,
+        shares: bool,
     ) -> None:
         if place is not None:
             move_to(*place)
@@ -161,12 +162,13 @@ class Runner:
             coroutine,
             arguments,
             self._serializer,
-            shared,
+            fixed,
             lambda digest: self.ask("shared", digest),
             record_result,
             made_with,
             attempt,
             values,
+            shares,
         )
         outcome = contextvars.Context().run(run, self._loader, call, self._await)
         telling.flush(over=True)

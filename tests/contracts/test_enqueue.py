@@ -6,9 +6,9 @@ import json
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.errors import SitqError
+from sitq.errors import InvalidArgument, SitqError
 from sitq.models import PENDING, Waits
-from sitq.rows import Filter
+from sitq.rows import Filter, NewShared
 from sitq.sealing import FUNCTION, SHARED
 from tests.storage import (
     LOCAL,
@@ -158,11 +158,34 @@ async def test_large_payloads_come_back(backend: Backend, worker: int) -> None:
 
 
 async def test_shared_objects_are_stored_once(backend: Backend) -> None:
-    await asyncio.gather(*(backend.share(b"d" * 16, LARGE, 1) for _ in range(5)))
+    await asyncio.gather(*(backend.share(NewShared(b"d" * 16, LARGE, 1)) for _ in range(5)))
     sealed = await backend.shared(b"d" * 16)
     assert backend.sealer.open(SHARED, 0, b"d" * 16, sealed) == (1, LARGE)
     with pytest.raises(LookupError):
         await backend.shared(b"e" * 16)
+
+
+async def test_what_a_shared_object_holds_and_what_is_said_to_be_there_is_there(backend: Backend) -> None:
+    missing, holder = NewShared(b"e" * 16, None, 1), NewShared(b"f" * 16, b"x", 1, (b"e" * 16,))
+    for made in (missing, holder):
+        with pytest.raises(InvalidArgument, match="not in this database"):
+            await backend.share(made)
+    await backend.share(missing._replace(payload=b"y"))
+    await asyncio.gather(backend.share(missing), backend.share(holder))
+
+
+async def test_a_task_that_holds_a_shared_object_is_stored_where_that_is(backend: Backend) -> None:
+    tasks = new_tasks()
+    call = tasks.calls[0]._replace(shared=(b"d" * 16,))
+    with pytest.raises(InvalidArgument, match="not in this database"):
+        await backend.enqueue(tasks._replace(calls=[call]))
+    await backend.share(NewShared(b"d" * 16, b"x", 1))
+    (number,) = await backend.enqueue(tasks._replace(calls=[call]))
+    claim = await backend.stored_call(number)
+    assert claim is not None
+    assert claim.shares
+    await backend.purge(Filter())
+    assert await backend.shared(b"d" * 16), "a pending task uses it"
 
 
 async def test_a_scheduled_task_says_so(backend: Backend) -> None:

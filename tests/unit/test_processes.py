@@ -44,7 +44,7 @@ def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def call(function: Callable[..., Any], *args: Any, **more: Any) -> Call:
     payload = SERIALIZER.dump_function(function)
-    given: dict[str, Any] = {"shared": {}, "load": lambda digest: b"", "record_result": True}
+    given: dict[str, Any] = {"fixed": {}, "load": lambda digest: b"", "record_result": True}
     return Call(
         hashlib.blake2b(payload, digest_size=16).digest(),
         payload,
@@ -293,7 +293,7 @@ async def test_a_fixed_object_is_fetched_and_decoded_once_for_each_process(
         return SERIALIZER.dumps([1, 2, 3])
 
     for key in range(3):
-        executor.submit(key, call(total, shared={"x": b"X"}, load=load))
+        executor.submit(key, call(total, fixed={"x": b"X"}, load=load))
         await delivered.one(key)
     values = {await delivered.value(key) for key in range(3)}
     assert len(values) == 1
@@ -310,11 +310,11 @@ async def test_a_fixed_object_that_cannot_be_had_is_no_fault_of_the_call(
     def forged(digest: bytes) -> bytes:
         raise UntrustedPayload("forged")
 
-    executor.submit(1, call(total, shared={"x": b"X"}, load=gone))
+    executor.submit(1, call(total, fixed={"x": b"X"}, load=gone))
     assert (await delivered.one(1)).unavailable
-    executor.submit(2, call(total, shared={"x": b"X"}, load=forged))
+    executor.submit(2, call(total, fixed={"x": b"X"}, load=forged))
     assert (await delivered.one(2)).error_type == "UntrustedPayload"
-    executor.submit(3, call(total, shared={"x": b"X"}, load=lambda digest: SERIALIZER.dumps([5])))
+    executor.submit(3, call(total, fixed={"x": b"X"}, load=lambda digest: SERIALIZER.dumps([5])))
     assert (await delivered.value(3))[0] == 5
 
 

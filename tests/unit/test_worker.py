@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sitq
@@ -759,7 +760,7 @@ async def test_a_fixed_object_is_read_once_for_all_slots(
 
     monkeypatch.setattr(queue.backend, "shared", counting)
     async with sitq.Worker(queue.backend, concurrency=8):
-        batch = await queue.map(fixed_id, [()] * 8, fixed={"value": ["big"]})
+        batch = await queue.map(fixed_id, [()] * 8, fixed={"value": np.arange(3)})
         assert len(set(await batch.values())) == 1
     assert len(reads) == 1
 
