@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -46,6 +46,13 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(self._hint)  # it was forgotten where it is an argument of a task
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # What asks for private names (IPython, pickle, this class half made) wants no advice.
+        raise AttributeError(name if name.startswith("_") else self._hint)
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise TypeError(self._hint)
 
     def __repr__(self) -> str:
         return self._hint

@@ -74,6 +74,9 @@ class BatchExists(SitqError, ValueError):
 class BatchPaused(SitqError, RuntimeError):
     """A wait for a batch that has paused itself, since failures in a row were alike; what is left waits."""
 
+    def _render_traceback_(self) -> list[str]:  # the wait failed by no line of the cell, nor by one of sitq
+        return [f"BatchPaused: {self}"]
+
 
 class CodeChanged(SitqError, RuntimeError):
     """A batch was made by other code, and ``on_change="raise"``."""

@@ -53,8 +53,8 @@ def broken(rules: Rules, total: int, completed: int, failed: int) -> str | None:
 
 
 def told(stop: Stop) -> str:
-    """Say why a batch was stopped."""
-    return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why}"
+    """Say why a batch was stopped, without the period that a message may end with: a sentence goes on behind it."""
+    return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why.rstrip('.')}"
 
 
 def kind_of(error_type: str | None, error: str | None) -> str:
