@@ -136,4 +136,3 @@ class Pace(NamedTuple):
     kept: int  # tasks that had ended before
     ran: int  # tasks that started since, and ended by themselves
     seconds: float  # from the first start of these to the last end
-    busy_s: float  # run times of the attempts that started since and have ended, all together

@@ -29,6 +29,7 @@ GOES_ON = "`await batch.retry()` runs the failures again, `await batch.resume()`
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
 MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
 SHARE = 0.005  # of the time that looks at every task may take; four small ones a second take as much
+FEW, EACH_S = 10_000, 0.5e-6  # so many tasks are always looked at, and what a look at one of more takes
 
 
 class Seldom:
@@ -73,7 +74,8 @@ class Progress:
         self.last: Snapshot | None = None
         self.track: Mapping[str, str] = {}
         self._since = time.monotonic()
-        self._began_us = 0  # the same moment by the wall clock
+        self._idle_until = self._since  # when it was last seen with no task that had started since
+        self._busy_before_s = 0.0  # for how long its functions had run then
         self._since_us = batch._mapped_at  # of which starts the pace at the end is told
         self._finished_us = 0  # when it was last seen with no task left
         self._ran_before: int | None = None  # tasks that had completed or failed when the pace began here
@@ -102,13 +104,16 @@ class Progress:
         await self._look_at_what_failed(counts)
         elapsed, ended = time.monotonic() - self._since, counts.completed + counts.failed - self._ran_before
         if not counts.left:
-            whole = await self._pace(self._since_us)
-            ended, elapsed = whole.ran, whole.seconds
+            if ended <= 0 or self._affordable(counts.total):
+                whole = await self._pace(self._since_us)
+                ended, elapsed = whole.ran, whole.seconds
+            else:
+                elapsed = time.monotonic() - self._idle_until
         rate = ended / elapsed if ended > 0 and elapsed > 0 else None
         again = self.last is not None and counts.finished < self.last.counts.finished
         if again or not counts.left or self.track != self._tracked or self._close_look.due():
             with self._close_look:
-                await self._look_closely()
+                await self._look_closely(counts)
         workers = await self._workers() if counts.left else []
         running = await backend.in_use() if workers else {}
         in_use = sum(running.get(worker.number, 0) for worker in workers)
@@ -141,8 +146,11 @@ class Progress:
         if before is not None and before.finished and counts.left:  # it goes on: a retry, a rerun
             self._ran_before, self._since_us = None, self._finished_us
         if self._ran_before is None or ran < self._ran_before:
-            self._ran_before, self._since, self._began_us = ran, now, now_us
+            self._ran_before, self._since = ran, now
+            self._busy_before_s = await self._busy_s()
             self._held_s, self._held_until = 0.0, None
+        if ran == self._ran_before and not counts.processing:
+            self._idle_until = now
         if self._held_until is not None:
             last, running = self._held_until
             self._held_s += (now - last) * (running + counts.processing) / 2
@@ -184,31 +192,39 @@ class Progress:
             found.append(task)
         return tuple(found)
 
+    def _affordable(self, tasks: int) -> bool:
+        """Whether a look at so many tasks takes a small share of the time that they ran."""
+        return tasks <= FEW or tasks * EACH_S <= SHARE * (time.monotonic() - self._idle_until)
+
+    async def _busy_s(self) -> float:
+        return await self._batch.queue.backend.busy_s(self._batch.batch_number)
+
     async def _pace(self, since_us: int) -> Pace:
         return await self._batch.queue.backend.pace(self._batch.batch_number, since_us)
 
-    async def _look_closely(self) -> None:
-        """Look at every task for what no count tells; that takes 60 ms for 100,000 of them."""
+    async def _look_closely(self, counts: Counts) -> None:
+        """Look for what no count tells: at every task that may be stale, was kept, or has what is tracked."""
         backend, number = self._batch.queue.backend, self._batch.batch_number
-        if self._kept:  # what runs again is not kept
+        if self._kept and self._affordable(counts.total):  # what runs again is not kept
             self._kept = (await self._pace(self._batch._mapped_at)).kept
         stale = Counter(version for _, version in await backend.stale(number))
         self._stale = stale.total()
         self._told_stale = told_stale(await backend.versions(number), stale) if stale else ""
         if self.last is None or not self.last.finished:
-            await self._look_at_means()
+            await self._look_at_means(counts)
         self._tracked = dict(self.track)
         for field, mode in self._tracked.items():
             self._best[field] = await self._find_best(field, mode)
 
-    async def _look_at_means(self) -> None:
+    async def _look_at_means(self, counts: Counts) -> None:
         """Compare for how long slots were taken with how long functions ran in them."""
         elapsed = time.monotonic() - self._since
-        if elapsed < MEANS_S or not self._held_s:
+        if elapsed < MEANS_S or not self._held_s or self._ran_before is None:
             return
-        pace = await self._pace(self._began_us)
-        if pace.ran >= max(MEANS_OF, ROUNDS * self._held_s / elapsed):
-            self._means = (pace.busy_s / pace.ran, self._held_s / pace.ran)
+        ran = counts.completed + counts.failed - self._ran_before
+        if ran >= max(MEANS_OF, ROUNDS * self._held_s / elapsed):
+            busy_s = await self._busy_s() - self._busy_before_s
+            self._means = (busy_s / ran, self._held_s / ran)
 
     async def _find_best(self, field: str, mode: str) -> Best:
         backend = self._batch.queue.backend

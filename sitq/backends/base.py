@@ -462,6 +462,10 @@ class Backend(ABC):
         """Return how a batch has come on since a time (µs in UTC); it looks at all of its tasks."""
 
     @abstractmethod
+    async def busy_s(self, batch: int) -> float:
+        """Return for how long attempts of a batch have run that have ended, all together; it only grows."""
+
+    @abstractmethod
     async def running(self, batch: int, limit: int) -> list[RunningRow]:
         """Return the tasks of a batch that run, those that were claimed first."""
 

@@ -64,8 +64,8 @@ class Group:
         self.claimers: Sequence[Claimer] = ()  # the workers of this process
         self.changes: list[Change] = []  # told to listeners after the commit
         self.counted: dict[
-            tuple[int, int], list[int]
-        ] = {}  # (lane, batch) -> added, removed, completed, failed, cancelled
+            tuple[int, int], list[Any]
+        ] = {}  # (lane, batch) -> added, removed, completed, failed, cancelled, seconds that were run
         self.new: list[int] = []  # numbers of new tasks
         self.claimable = False  # something may be claimed now
         self.look_at: int | None = None  # when there may be something to claim, in µs
@@ -78,11 +78,11 @@ class Group:
         self.noted = 0  # transitions written to the changes
         self._mark: int | None = None  # number of a change that this transaction wrote
 
-    def count(self, lane: int, batch: int, column: int, n: int = 1) -> None:
-        """Add to a counter: column 0 added, 1 removed, 2 completed, 3 failed, 4 cancelled."""
+    def count(self, lane: int, batch: int, column: int, n: float = 1) -> None:
+        """Add to a counter: column 0 added, 1 removed, 2 completed, 3 failed, 4 cancelled, 5 seconds run."""
         row = self.counted.get((lane, batch))
         if row is None:
-            row = self.counted[lane, batch] = [0, 0, 0, 0, 0]
+            row = self.counted[lane, batch] = [0, 0, 0, 0, 0, 0.0]
         row[column] += n
 
     def change(self, state: int, numbers: Sequence[int]) -> None:
@@ -100,13 +100,13 @@ class Group:
         for (lane, batch), row in self.counted.items():
             updated = self.execute(
                 "UPDATE counts SET added = added + ?, removed = removed + ?, completed = completed + ?,"
-                " failed = failed + ?, cancelled = cancelled + ? WHERE lane = ? AND batch = ?",
+                " failed = failed + ?, cancelled = cancelled + ?, busy_s = busy_s + ? WHERE lane = ? AND batch = ?",
                 (*row, lane, batch),
             )
             if not updated.rowcount:
                 self.execute(
-                    "INSERT INTO counts (added, removed, completed, failed, cancelled, lane, batch)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO counts (added, removed, completed, failed, cancelled, busy_s, lane, batch)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (*row, lane, batch),
                 )
         for state, numbers in self.changes:

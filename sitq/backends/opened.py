@@ -207,6 +207,11 @@ class Opened:
         finally:
             self._point_lock.release()
 
+    async def read_few(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """Read a few rows of what is small: on this thread, unless another one does so."""
+        rows = self.read_one(sql, values)
+        return await self.read(sql, values) if rows is None else rows
+
     # ---- closing ----
     def begin_closing(self) -> None:
         """Close from any thread, without waiting."""

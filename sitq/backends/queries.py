@@ -198,12 +198,11 @@ FAILURE = "SELECT error, traceback FROM tasks WHERE number = ?"
 PACE = """
 SELECT coalesce(sum(finished_at < ?2), 0), coalesce(sum(started_at >= ?2 AND state IN (2, 3)), 0),
     coalesce(max(CASE WHEN started_at >= ?2 THEN finished_at END)
-        - min(CASE WHEN started_at >= ?2 THEN started_at END), 0) / 1e6,
-    coalesce(sum(CASE WHEN started_at >= ?2 AND finished_at IS NOT NULL THEN duration_s END), 0.0)
-        + (SELECT coalesce(sum(attempts.duration_s), 0.0) FROM attempts CROSS JOIN tasks AS now ON now.number = task
-            WHERE now.batch = ?1 AND attempts.started_at >= ?2)
+        - min(CASE WHEN started_at >= ?2 THEN started_at END), 0) / 1e6
 FROM tasks WHERE batch = ?1 AND batch <> 0
 """
+
+BUSY = "SELECT coalesce(sum(busy_s), 0.0) FROM counts WHERE batch = ?"
 
 BATCHES = """
 SELECT batches.number, batches.name, lanes.name, functions.name, batches.created_at, acked,

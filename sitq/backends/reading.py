@@ -209,6 +209,10 @@ class Reading(Backend):
         """Return how a batch has come on since a time (µs in UTC)."""
         return Pace._make((await self._open.read(queries.PACE, (batch, since)))[0])
 
+    async def busy_s(self, batch: int) -> float:
+        """Return for how long attempts of a batch have run that have ended, all together."""
+        return float((await self._open.read_few(queries.BUSY, (batch,)))[0][0])
+
     async def running(self, batch: int, limit: int) -> list[RunningRow]:
         """Return the tasks of a batch that run, those that were claimed first."""
         return list(map(RunningRow._make, await self._open.read(queries.RUNNING, (batch, limit))))
@@ -258,12 +262,12 @@ class Reading(Backend):
 
     async def sessions(self) -> list[SessionRow]:
         """Return the sessions that have not ended."""
-        return list(map(SessionRow._make, await self._open.read(queries.SESSIONS, ())))
+        return list(map(SessionRow._make, await self._open.read_few(queries.SESSIONS, ())))
 
     async def in_use(self) -> dict[int, int]:
         """Return how many tasks each session runs."""
-        return dict(await self._open.read(queries.IN_USE, ()))
+        return dict(await self._open.read_few(queries.IN_USE, ()))
 
     async def paused(self, lane: str) -> bool:
         """Whether a lane is paused."""
-        return any(row[0] for row in await self._open.read(queries.PAUSED, (lane,)))
+        return any(row[0] for row in await self._open.read_few(queries.PAUSED, (lane,)))

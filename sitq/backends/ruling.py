@@ -77,7 +77,7 @@ def _counts(group: Group, lane: int, batch: int) -> tuple[int, int, int]:
     added, removed, completed, failed = group.execute(
         "SELECT added, removed, completed, failed FROM counts WHERE lane = ? AND batch = ?", (lane, batch)
     ).fetchone() or (0, 0, 0, 0)
-    now = group.counted.get((lane, batch), [0, 0, 0, 0, 0])
+    now = group.counted.get((lane, batch), [0, 0, 0, 0])
     return added - removed + now[0] - now[1], completed + now[2], failed + now[3]
 
 

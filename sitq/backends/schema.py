@@ -213,6 +213,7 @@ CREATE TABLE counts (
     completed INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
     cancelled INTEGER NOT NULL DEFAULT 0,
+    busy_s REAL NOT NULL DEFAULT 0,  -- run times of attempts that have ended; nothing is ever taken away
     PRIMARY KEY (lane, batch)
 ) WITHOUT ROWID;
 INSERT INTO counts (lane, batch) VALUES (1, 0);

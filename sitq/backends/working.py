@@ -19,6 +19,7 @@ from sitq.rows import Claim, Completion, Told
 from sitq.rules import kind_of
 from sitq.sealing import RESULT
 
+BUSY = 5  # the counter of seconds that attempts ran
 LAST_S = 60  # so long a task with a loss lets the others go first
 
 READY = "SELECT 1 FROM tasks WHERE state = 0 AND waits = 0 AND limited IS NULL AND lane = ? LIMIT 1"
@@ -311,6 +312,7 @@ def complete_values(group: Group, session: int, done: list[Completion]) -> None:
             group.count(*key, COMPLETED, 0)
             row, last = group.counted[key], key
         row[COMPLETED] += 1
+        row[BUSY] += c.duration_s or 0.0
     group.change(COMPLETED, [c.claim.number for c in done])
 
 
@@ -350,6 +352,7 @@ def complete_other(group: Group, session: int, c: Completion) -> None:
     ).rowcount
     if changed != 1:
         raise Careful
+    group.count(c.claim.lane, c.claim.batch, BUSY, c.duration_s or 0.0)
     if not again:
         group.count(c.claim.lane, c.claim.batch, c.state)
     elif c.claim.batch:

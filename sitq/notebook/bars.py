@@ -30,7 +30,7 @@ from sitq.snapshots import Snapshot
 
 __all__ = ["Bar", "current_cell", "in_kernel", "mode"]
 
-PERIOD_S = 0.25  # between two redraws
+PERIOD_S = 0.3  # between two redraws: looking and drawing take 3 ms, and shall take less than 1 % of the time
 TICK_S = 1.0  # elapsed time and ETA go on while nothing changes
 TRIES = 10  # to read the batch, before the bar gives up
 FOR_GOOD = (QueueClosed, BackendMoved, BackendCorrupt, ForkedQueue, WrongEventLoop)  # errors that trying does not cure

@@ -27,6 +27,10 @@ class Measures:
     each_us: float  # per task; with single times their median
     p99_us: float | None = None
     worst_us: float | None = None
+    share: float | None = None  # percent of the time that a bar takes
+    per_s: float | None = None  # its updates
+    size: float | None = None  # bytes of the largest
+    rss: float | None = None  # bytes that the process has grown by, a task
 
     @classmethod
     def of(cls, seconds: float, n: int) -> "Measures":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sitq import Batch, SQLiteBackend, TaskQueue, Worker, grid
+from tests.benchmarks.bars import bar
 from tests.benchmarks.measures import Measures, Stopwatch, compute
 
 SLOTS = 256
@@ -188,6 +189,9 @@ WORKLOADS = {
 
 
 def job(workload: str, n: int, folder: Path, durability: str, function: Callable[[int], int]) -> Measures:
+    if workload == "W11":
+        return bar(n, folder, durability)
+
     async def main() -> Measures:
         async with TaskQueue(SQLiteBackend(folder / "sitq.db", durability=durability.lower())) as queue:
             return await WORKLOADS[workload](queue, n, function)

@@ -1,11 +1,13 @@
 """The pace that a bar tells."""
 
 import asyncio
+import unittest.mock
 from pathlib import Path
 
 import pytest
 
 import sitq
+from sitq import progress
 from sitq.progress import eta
 
 
@@ -98,6 +100,27 @@ async def test_a_batch_found_by_name_tells_the_pace_of_what_was_seen_here(tmp_pa
     assert told.rate is not None
     assert told.rate * told.elapsed_s == pytest.approx(3)
     assert told.elapsed_s < 0.3 < whole.elapsed_s
+
+
+async def test_a_batch_too_large_to_look_at_tells_the_time_that_it_was_seen_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FEW", 0)
+    monkeypatch.setattr(progress, "EACH_S", 1.0)
+    whole = unittest.mock.AsyncMock()
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(50))
+        await batch._progress.look()
+        await asyncio.sleep(0.3)
+        await batch._progress.look()  # nothing of it had run until now
+        async with sitq.Worker(queue.backend):
+            await batch.wait()
+        monkeypatch.setattr(queue.backend, "pace", whole)
+        told = await batch._progress.look()
+    whole.assert_not_called()
+    assert told.rate is not None
+    assert told.rate * told.elapsed_s == pytest.approx(50)
+    assert told.elapsed_s < 0.3
 
 
 def test_the_eta_comes_with_the_third_completion() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 import sitq
 from sitq import overview, progress
-from sitq.batch_rows import Pace
 from sitq.models import Counts
 from sitq.snapshots import Best, Snapshot
 
@@ -151,14 +150,15 @@ async def test_means_are_told_once_so_much_ran_that_what_is_under_way_does_not_m
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def pace(since_us: int) -> Pace:
-        return Pace(kept=0, ran=ran, seconds=elapsed_s, busy_s=6.0)
+    async def busy_s() -> float:
+        return 6.0 + 1.0
 
     async with sitq.TaskQueue(tmp_path / "work.db") as queue:
         looks = (await queue.map(twice, range(9)))._progress
-        monkeypatch.setattr(looks, "_pace", pace)
+        monkeypatch.setattr(looks, "_busy_s", busy_s)
         looks._since, looks._held_s = time.monotonic() - elapsed_s, held_s
-        await looks._look_at_means()
+        looks._ran_before, looks._busy_before_s = 5, 1.0
+        await looks._look_at_means(Counts(pending=1, completed=ran, failed=5))
     assert looks._means == (None if means is None else pytest.approx(means))
 
 
@@ -268,6 +268,7 @@ async def test_no_look_at_a_large_batch_reads_every_task(tmp_path: Path, monkeyp
             statements.append((sql, values))
             return await reader(sql, values)
 
+        queue.backend._open.read_one = lambda *_: None  # type: ignore[attr-defined]
         queue.backend._open.read = read  # type: ignore[attr-defined]
         await batch._progress.look()
         plans = [row[3] for sql, values in statements for row in await reader(f"EXPLAIN QUERY PLAN {sql}", values)]
