@@ -14,6 +14,7 @@ import contextvars
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
+from html import escape
 from typing import Any
 
 from sitq.errors import InvalidArgument, QueueClosed
@@ -138,7 +139,10 @@ class Live:
         png, words = self._picture
         bundle: dict[str, Any] = {"text/plain": words}
         if png is not None:
-            bundle["image/png"] = base64.b64encode(png).decode("ascii")
+            encoded = base64.b64encode(png).decode("ascii")
+            # JupyterLab prefers HTML, and gives no other image its words; nbconvert has those of a PNG in its metadata.
+            picture = f'<img alt="{escape(words)}" src="data:image/png;base64,{encoded}">'
+            bundle |= {"text/html": picture, "image/png": encoded}
         publish(bundle, display_id, update=update, metadata={"image/png": {"alt": words}} if png is not None else {})
 
 

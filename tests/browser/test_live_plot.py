@@ -36,9 +36,11 @@ def test_a_live_plot_moves_while_the_kernel_is_idle_and_its_last_picture_stays(b
 
     wait_until(lambda: "of 40" in kept(), "every task is in the picture", timeout=60)
     last = image.get_attribute("src")
+    expect(image).to_have_attribute("alt", kept())
     restart_kernel(page, lab, name)
     reload(page, lab, name)
     image = cell(page, 0).locator(".jp-OutputArea-output img")
     assert image.get_attribute("src") == last
+    assert "of 40" in str(image.get_attribute("alt"))
     in_both_themes(page, cell(page, 0), "live-plot")
     page.close()

@@ -99,7 +99,7 @@ def test_a_live_plot_keeps_its_last_picture(headless: Callable[..., list[list[An
     timeline, errors = shown[1:]
     assert timeline["text/plain"].startswith("Timeline of 8 tasks; x: since ")
     assert errors["text/plain"] == "1 failed of 8 tasks; x: tasks"
-    assert {"text/plain", "image/png"} == set(timeline) == set(errors)
+    assert {"text/plain", "text/html", "image/png"} == set(timeline) == set(errors)
     assert len(awaited) == 3, "plots are drawn where they were asked for"
 
 

@@ -90,6 +90,15 @@ class Tasks:
         await live.show(("tasks", "plot"), self.look, self.draw)
 
 
+async def test_a_live_plot_has_its_words_as_text_alternative_and_they_are_escaped(screen: Screen) -> None:
+    async def draw() -> tuple[bytes, str]:
+        return b"png", 'best of "<b>x</b>"'
+
+    await live.show(("tasks", "escaped"), Tasks(total=0).look, draw)
+    (bundle,) = screen.shown.values()
+    assert 'alt="best of &quot;&lt;b&gt;x&lt;/b&gt;&quot;"' in bundle["text/html"]
+
+
 async def test_a_live_plot_is_drawn_again_when_tasks_end_and_keeps_its_last_picture(screen: Screen) -> None:
     tasks = Tasks()
     await tasks.show()
@@ -98,7 +107,10 @@ async def test_a_live_plot_is_drawn_again_when_tasks_end_and_keeps_its_last_pict
         tasks.done = done
         await screen.next()
     (bundle,) = screen.shown.values()
-    assert bundle == {"text/plain": "3 done", "image/png": base64.b64encode(b"3").decode()}
+    png = base64.b64encode(b"3").decode()
+    assert bundle["text/plain"] == "3 done"
+    assert bundle["image/png"] == png
+    assert f"data:image/png;base64,{png}" in bundle["text/html"]
     await asyncio.sleep(0)
 
 
