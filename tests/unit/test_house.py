@@ -170,6 +170,12 @@ STANDS_ON = {
     ),
     "opening": ("queue", "worker"),
     "portal": ("errors", "loops"),
+    # For tests of users; nothing stands on it.
+    "testing.clocks": ("clock", "durations", "loops"),
+    "testing.inline": ("queue", "worker", "testing.clocks"),
+    "testing.sync_inline": ("sync", "testing.inline"),
+    "testing.fixtures": ("testing.sync_inline",),
+    "testing": ("testing.sync_inline",),
     "sync_batch": ("batch",),
     "sync_events": ("errors",),
     "sync": ("opening", "portal", "sync_batch", "sync_events"),

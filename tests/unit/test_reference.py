@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import sitq
+from sitq import testing
 from sitq.context import CurrentTask
 from sitq.models import EDGES
 from sitq.notebook import frames, over_time, records, stats
@@ -131,6 +132,8 @@ def test_functions_and_classes_are_documented_with_their_signatures() -> None:
         assert f"`{function.__name__}{signature(function, method=False)}`" in text
     kinds = (sitq.TaskQueue, sitq.Worker, sitq.SyncTaskQueue, sitq.Retry, sitq.RetryPolicy, sitq.SQLiteBackend)
     for kind in (*kinds, sitq.ProcessExecutor):
+        assert f"`{kind.__name__}{signature(kind.__init__)}`" in text
+    for kind in (testing.InlineQueue, testing.SyncInlineQueue, testing.ManualClock):
         assert f"`{kind.__name__}{signature(kind.__init__)}`" in text
     drawn = {name: signature(getattr(sitq.plots, name), method=False) for name in sitq.plots.__all__}
     assert rows("Plots") == drawn
