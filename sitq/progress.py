@@ -78,6 +78,8 @@ class Progress:
         self._busy_before_s = 0.0  # for how long its functions had run then
         self._since_us = batch._mapped_at  # of which starts the pace at the end is told
         self._finished_us = 0  # when it was last seen with no task left
+        self._stood: float | None = None  # when it was last seen standing still: nothing of it ran, nor could
+        self._stood_s = 0.0  # for how long it has, since the pace began here
         self._ran_before: int | None = None  # tasks that had completed or failed when the pace began here
         self._held_s = 0.0  # for how long slots were taken by its tasks since then, all together
         self._held_until: tuple[float, int] | None = None  # when that was last added to, and how many they were
@@ -103,13 +105,15 @@ class Progress:
         held = await backend.held(batch=batch.batch_number) if counts.pending else 0
         await self._look_at_what_failed(counts)
         elapsed, ended = time.monotonic() - self._since, counts.completed + counts.failed - self._ran_before
+        at_work = elapsed - self._stood_s
         if not counts.left:
             if ended <= 0 or self._affordable(counts.total):
                 whole = await self._pace(self._since_us)
                 ended, elapsed = whole.ran, whole.seconds
             else:
                 elapsed = time.monotonic() - self._idle_until
-        rate = ended / elapsed if ended > 0 and elapsed > 0 else None
+            at_work = elapsed
+        rate = ended / at_work if ended > 0 and at_work > 0 else None
         again = self.last is not None and counts.finished < self.last.counts.finished
         if again or not counts.left or self.track != self._tracked or self._close_look.due():
             with self._close_look:
@@ -137,6 +141,8 @@ class Progress:
             best=tuple(self._best[field] for field in self.track if field in self._best),
         )
         self._starved = starved
+        if counts.left and not counts.processing and await self._stands(counts.pending - held, bool(workers)):
+            self._stood = time.monotonic()
         return self.last
 
     async def _keep_time(self, counts: Counts, now_us: int) -> None:
@@ -149,6 +155,10 @@ class Progress:
             self._ran_before, self._since = ran, now
             self._busy_before_s = await self._busy_s()
             self._held_s, self._held_until = 0.0, None
+            self._stood_s, self._stood = 0.0, None
+        if self._stood is not None:
+            self._stood_s += now - self._stood
+            self._stood = None
         if ran == self._ran_before and not counts.processing:
             self._idle_until = now
         if self._held_until is not None:
@@ -159,6 +169,10 @@ class Progress:
             if before is not None and before.finished and (await self._pace(self._finished_us)).ran:
                 self._since_us = self._finished_us  # it went on, and ended, between two looks
             self._finished_us = now_us
+
+    async def _stands(self, ready: int, has_workers: bool) -> bool:
+        """Whether nothing of it can run: a pause of hours is not its pace."""
+        return not ready or not has_workers or await self._batch.queue.backend.paused(self._batch.lane)
 
     async def _look_at_what_failed(self, counts: Counts) -> None:
         known, groups = self._failures

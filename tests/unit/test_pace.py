@@ -1,6 +1,7 @@
 """The pace that a bar tells."""
 
 import asyncio
+import time
 import unittest.mock
 from pathlib import Path
 
@@ -149,3 +150,34 @@ async def test_held_tasks_are_not_in_the_eta(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         assert told.held == 90
         assert told.eta_s is None
+
+
+@pytest.mark.parametrize("how", ["held", "the lane is paused", "no worker"])
+async def test_while_nothing_of_a_batch_can_run_no_time_passes_for_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    passed, clock = [0.0], time.monotonic
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        worker = sitq.Worker(queue.backend)
+        batch = await queue.map(twice, range(10))
+        monkeypatch.setattr("sitq.progress.time.monotonic", lambda: clock() + passed[0])
+        await batch._progress.look()
+        await queue.pause(batch[5:])
+        await worker.start()
+        await queue.get_result(batch[4])
+        if how == "no worker":
+            await worker.stop()
+        if how != "held":
+            await queue.pause()
+            await queue.resume(batch)
+        if how == "no worker":
+            await queue.resume()
+        before = await batch._progress.look()
+        passed[0] += 1000
+        after = await batch._progress.look()
+        assert after.counts.left == 5
+        assert after.elapsed_s > 1000, "a bar tells for how long it has been there"
+        assert before.rate is not None
+        assert after.rate == pytest.approx(before.rate, rel=0.9)
+        assert (after.eta_s is None) == (how == "held")
+        await worker.stop()
