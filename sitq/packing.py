@@ -21,6 +21,7 @@ from sitq.errors import (
     SerializationError,
     bad_type,
 )
+from sitq.lost_changes import tell_of_lost_changes
 from sitq.refs import Found, Shared, any_made, collecting
 from sitq.rows import Function, NewShared
 from sitq.serialization import PLAIN, Serializer
@@ -73,6 +74,7 @@ class Packer:
             raise SerializationError(f"{_name(function)} {error}{_culprit(inner)}") from error
         if len(payload) > WARN_BYTES:
             self._too_large(f"the function {_name(function)}", len(payload), _largest_global(inner))
+        tell_of_lost_changes(function)
         packed = Function(
             digest=hashlib.blake2b(payload, digest_size=16).digest(),
             name=_name(function),

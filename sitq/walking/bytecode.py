@@ -35,6 +35,7 @@ STORES = {  # how many values lie on the stack from the changed object on
     "DELETE_SUBSCR": 2,
     "STORE_SLICE": 3,
 }
+FILLS = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
 # fmt: off
 MUTATORS = frozenset({
     "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft", "insert",
@@ -60,6 +61,8 @@ class Uses:
     changes : set of tuple
         ``("global" | "cell" | "local", name, attribute or "", inside)`` that it changes in place: an attribute
         assigned, or something inside the object or attribute.
+    fills : set of str
+        Globals of which it assigns or deletes an element: ``seen[key] = value``.
     imports : dict of tuple
         ``(name, level)`` of modules imported inside the function.
     """
@@ -67,6 +70,7 @@ class Uses:
     reads: dict[tuple[str, ...], None] = field(default_factory=dict)
     rebinds: set[tuple[str, str]] = field(default_factory=set)
     changes: set[tuple[str, str, str, bool]] = field(default_factory=set)
+    fills: set[str] = field(default_factory=set)
     imports: dict[tuple[str, int], None] = field(default_factory=dict)
 
 
@@ -104,6 +108,8 @@ def _collect(code: types.CodeType, uses: Uses, free: frozenset[str], outermost: 
         changed = _changed(steps, i) or _class_changed(steps, i)
         if changed is not None and (kind != "local" or outermost):
             uses.changes.add((kind, name, *changed))
+        if kind == "global" and _is_filled(steps, i):
+            uses.fills.add(name)
         if kind != "local":
             chain = [name]
             for after in steps[i + 1 :]:
@@ -154,6 +160,19 @@ def _changed(steps: list[_Step], at: int) -> tuple[str, bool] | None:
             return None
         before = step.name
     return None
+
+
+def _is_filled(steps: list[_Step], at: int) -> bool:
+    """Tell whether an element of the very object that a step loads is assigned or deleted."""
+    height, before = 1, ""
+    for step in steps[at + 1 :]:
+        if step.name in FILLS and height == STORES[step.name] + (before == "SWAP"):
+            return True
+        height += step.effect
+        if height < 2:  # the object is gone; what was taken out of it may lie there
+            return False
+        before = step.name
+    return False
 
 
 def _class_changed(steps: list[_Step], at: int) -> tuple[str, bool] | None:

@@ -70,6 +70,17 @@ def is_by_value(name: str) -> bool:
     return any(".".join(parts[:n]) in by_value for n in range(1, len(parts) + 1))
 
 
+def is_stored_by_value(function: types.FunctionType) -> bool:
+    """Whether a function is stored with its code, rather than by the name under which others import it."""
+    module = function.__module__
+    if module in ("__main__", None) or is_by_value(module):
+        return True
+    found: Any = sys.modules.get(module)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not function
+
+
 def would_be_own(name: str) -> bool:
     """Whether a module that may not be imported yet is the user's; imports nothing."""
     from importlib.machinery import PathFinder
