@@ -169,7 +169,7 @@ class Batch(Gathering, Surveying):
         return await self.queue.prioritize(self, priority)
 
     async def pause(self) -> int:
-        """Hold what is pending; see :meth:`TaskQueue.pause`."""
+        """Start nothing more of it until :meth:`resume`, what is retried meanwhile too; see :meth:`TaskQueue.pause`."""
         return await self.queue.pause(self)
 
     async def resume(self) -> int:

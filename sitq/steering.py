@@ -90,6 +90,7 @@ class Steering(Connected):
         """Hold tasks until :meth:`resume`.
 
         Without a selection it sets a durable flag on this queue's lane that stops all claims, of new tasks too.
+        Of a whole batch nothing starts until then: what is retried meanwhile, or comes by another map, waits too.
 
         Returns
         -------

@@ -163,7 +163,7 @@ class SyncBatch:
         return self._queue._call(self.batch.prioritize(priority))
 
     def pause(self) -> int:
-        """Hold what is pending."""
+        """Hold what is pending, and what becomes pending; see :meth:`Batch.pause`."""
         return self._queue._call(self.batch.pause())
 
     def resume(self) -> int:

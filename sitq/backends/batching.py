@@ -23,7 +23,7 @@ from sitq.backends.group import (
     store_labels,
 )
 from sitq.backends.limiting import limit_of
-from sitq.backends.ruling import end_map, store_rules
+from sitq.backends.ruling import end_map, hold_with_batch, store_rules
 from sitq.backends.sharing import ANY_USES, any_shared, use
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.errors import BatchExists, BatchNotFound
@@ -157,6 +157,7 @@ def ack_batch(group: Group, batch: int) -> None:
     group.execute(
         "UPDATE tasks SET waits = waits & ~16 WHERE batch = ? AND state = 0 AND waits <> 0 AND waits & 16", (batch,)
     )
+    hold_with_batch(group, batch)
     group.claimable = True
 
 

@@ -281,6 +281,12 @@ def keep_attempt(group: Group, number: int, ended: str, c: Completion | None = N
     )
 
 
+PAUSED_WITH_BATCH = (
+    "iif(batch AND EXISTS (SELECT 1 FROM batches WHERE batches.number = tasks.batch AND paused),"
+    f" {Waits.PAUSED.value}, 0)"
+)
+
+
 def back_to_pending(
     group: Group, condition: str, values: Sequence[Any], waits: str, run_at: int | None = None
 ) -> list[int]:
@@ -307,7 +313,7 @@ def back_to_pending(
     group.execute(
         "UPDATE tasks SET state = 0, losses = 0, failures = 0, cancelling = 0, started_at = NULL, finished_at = NULL,"
         " duration_s = NULL, error_type = NULL, error = NULL, traceback = NULL, fields = NULL, value = NULL,"
-        f" run_at = ?, waits = {waits} WHERE number IN (SELECT value FROM json_each(?))",
+        f" run_at = ?, waits = {waits} | {PAUSED_WITH_BATCH} WHERE number IN (SELECT value FROM json_each(?))",
         (group.now if run_at is None else run_at, listed),  # it waits from now on, not since it was enqueued
     )
     group.change(PENDING, numbers)

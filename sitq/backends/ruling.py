@@ -131,20 +131,19 @@ def stop_of(group: Group, batch: int) -> Stop | None:
 
 
 def obey(group: Group, number: int, batch: int) -> None:
-    """Let a task that ran, and is pending again, do as the others of a batch that was stopped."""
-    found = stop_of(group, batch)
-    if found is None:
-        return
-    if found.ends:
+    """Let a task that ran, and is pending again, do as the others of a batch that was stopped or paused."""
+    row = group.execute("SELECT stop_why, stop_ends, paused FROM batches WHERE number = ?", (batch,)).fetchone()
+    why, ends, paused = row or (None, None, 0)
+    if why is not None and ends:
         row = group.execute(
             f"UPDATE tasks SET state = {CANCELLED}, waits = 0, finished_at = ?, error_type = ?, error = ?"
             " WHERE number = ? AND state = 0 AND batch = ? RETURNING lane",
-            (group.now, ENDED_BY_RULE, found.why, number, batch),
+            (group.now, ENDED_BY_RULE, why, number, batch),
         ).fetchone()
         if row is not None:
             group.count(row[0], batch, CANCELLED)
             group.change(CANCELLED, [number])
-    else:
+    elif why is not None or paused:
         group.execute(
             f"UPDATE tasks SET waits = waits | {PAUSED} WHERE number = ? AND state = 0 AND batch = ?", (number, batch)
         )
@@ -172,3 +171,30 @@ def end_map(group: Group, batch: int, seen: Stop | None, wanted: Stop | None) ->
             )
     if wanted is not None:
         stop(group, batch, wanted)
+    hold_with_batch(group, batch)
+
+
+def pause_batch(group: Group, batch: int) -> None:
+    """Let a whole batch be paused until its user lets it go on, unless it has nothing left to run."""
+    group.execute(
+        "UPDATE batches SET paused = 1 WHERE number = ?1 AND NOT paused AND ("
+        "EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_waiting WHERE state = 0 AND waits <> 0 AND batch = ?1)"
+        " OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND batch = ?1))",
+        (batch,),
+    )
+
+
+def end_pauses(group: Group, tasks: Filter) -> None:
+    """Let whole batches go on: the one that is meant, or all of a lane."""
+    group.execute(
+        "UPDATE batches SET paused = 0 WHERE paused AND (?1 IS NULL OR number = ?1)"
+        " AND (?2 IS NULL OR lane = (SELECT number FROM lanes WHERE name = ?2))",
+        (tasks.batch, tasks.lane),
+    )
+
+
+def hold_with_batch(group: Group, batch: int) -> None:
+    """Hold what came to a paused batch by a map."""
+    if group.execute("SELECT 1 FROM batches WHERE number = ? AND paused", (batch,)).fetchone():
+        for table, pending in pending_in(Filter(batch=batch)):
+            group.execute(f"UPDATE {table} SET waits = waits | {PAUSED} WHERE {pending} AND batch = ?", (batch,))

@@ -57,7 +57,7 @@ async def test_steering_a_batch_reads_this_batch(tmp_path: Path, verb: str) -> N
     assert found
     for plan in found:
         assert "(batch=?)" in plan or "tasks_processing" in plan
-    assert any("tasks_processing" in plan for plan in found) == (verb == "cancel")
+    assert any("tasks_processing" in plan for plan in found) == (verb in ("cancel", "hold"))
     if verb == "let go":
         assert all("tasks_waiting" in plan for plan in found)
 

@@ -18,7 +18,7 @@ from sitq.errors import BatchPaused, InvalidArgument, InvalidType
 from sitq.rules import ALIKE, broken, kind_of
 from sitq.stopping import StopWhen
 from tests.cells import function, ran
-from tests.stage import LONG_S
+from tests.stage import LONG_S, Stage, hold_in_loop
 
 pytestmark = pytest.mark.usefixtures("stage")
 
@@ -162,6 +162,28 @@ async def test_a_paused_batch_goes_on_when_it_is_resumed(queue: sitq.TaskQueue) 
     assert (await run_until_paused(batch)).pending == 3
     assert await batch.resume() == 3
     assert await run(batch) == sitq.Counts(completed=5, failed=ALIKE + 3)
+
+
+async def test_what_is_retried_while_its_batch_is_paused_waits_for_resume(queue: sitq.TaskQueue, stage: Stage) -> None:
+    async def flaky(x: int) -> int:
+        await hold_in_loop()
+        if sitq.current_task().attempt == 1:
+            raise ConnectionError("away")
+        return x
+
+    batch = await queue.options(retry=1).map(flaky, [7], name="svc")
+    async with sitq.Worker(queue.backend, concurrency=1):
+        await stage.begun()
+        assert await batch.pause() == 0
+        stage.let_go()
+        async with asyncio.timeout(LONG_S):
+            while not (await queue.counts(batch)).pending:
+                await asyncio.sleep(0.01)
+        later = await queue.enqueue(abs, -1)  # whatever may run has been claimed when this one has
+        assert await queue.get_result(later, timeout=LONG_S)
+        assert await queue.counts(batch) == sitq.Counts(pending=1)
+        assert await batch.resume() == 1
+        assert await asyncio.wait_for(batch.values(), LONG_S) == [7]
 
 
 # ---- stop_when ----

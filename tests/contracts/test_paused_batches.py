@@ -1,0 +1,110 @@
+"""A batch that its user pauses: nothing of it starts until it is let go on, whatever brings its tasks back."""
+
+from __future__ import annotations
+
+import pytest
+
+from sitq.backends.base import Backend
+from sitq.models import Waits
+from sitq.rows import Claim, Filter
+from tests.contracts.named import Svc
+from tests.storage import LOCAL, again, begin, completed, failed, lose, new_batch, new_tasks, registered
+
+
+async def batch_of(backend: Backend, n: int) -> int:
+    session = await registered(backend)
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    await backend.enqueue(new_tasks(n, session=session, batch=batch, version=version))
+    return batch
+
+
+async def pause(backend: Backend, batch: int) -> int:
+    return await backend.hold(Filter(batch=batch), Waits.PAUSED, True)
+
+
+async def check_it_waits(backend: Backend, worker: int, batch: int, n: int) -> None:
+    """It waits, and goes on when it is let go."""
+    assert await backend.claim(worker, 9, LOCAL) == []
+    assert await backend.held(batch=batch) == n
+    assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == n
+    claims = await claim_all(backend, worker)
+    assert len(claims) == n
+    await backend.release(worker, [(claim.number, claim.attempt) for claim in claims])
+    assert len(await claim_all(backend, worker)) == n  # the pause is over
+
+
+async def claim_all(backend: Backend, worker: int) -> list[Claim]:
+    """Claim until nothing is left: a task that was lost is claimed alone."""
+    claims: list[Claim] = []
+    while more := await backend.claim(worker, 9, LOCAL):
+        claims += more
+    return claims
+
+
+@pytest.mark.parametrize("how", ["again", "released", "lost"])
+@pytest.mark.parametrize("n", [1, 3])
+async def test_what_ran_and_is_pending_again_waits(backend: Backend, worker: int, how: str, n: int) -> None:
+    batch = await batch_of(backend, n)
+    other = await registered(backend)
+    (claim,) = await backend.claim(other, 1, LOCAL)
+    assert await pause(backend, batch) == n - 1
+    if how == "again":
+        assert await backend.complete(other, [again(claim)]) == [True]
+    elif how == "released":
+        await backend.release(other, [(claim.number, claim.attempt)])
+    else:
+        await lose(backend, other)
+    await check_it_waits(backend, worker, batch, n)
+
+
+@pytest.mark.parametrize("verb", ["retry", "rerun"])
+async def test_what_its_user_runs_again_waits(backend: Backend, worker: int, verb: str) -> None:
+    batch = await batch_of(backend, 2)
+    (claim,) = await backend.claim(worker, 1, LOCAL)
+    await backend.complete(worker, [failed(claim) if verb == "retry" else completed(claim)])
+    await pause(backend, batch)
+    assert await getattr(backend, verb)(Filter(batch=batch)) == 1
+    await check_it_waits(backend, worker, batch, 2)
+
+
+async def test_what_another_map_adds_waits(svc: Svc) -> None:
+    assert await pause(svc.backend, svc.batch) == 4
+    version = await svc.take_up()
+    await svc.add("x", first=4, version=version)
+    await svc.end_map(version)
+    await check_it_waits(svc.backend, svc.worker, svc.batch, 5)
+
+
+async def test_what_a_map_writes_after_the_pause_waits(backend: Backend, worker: int) -> None:
+    session = await registered(backend)
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    await backend.enqueue(new_tasks(2, session=session, batch=batch, version=version, last=False))
+    await pause(backend, batch)
+    await backend.enqueue(new_tasks(1, session=session, batch=batch, version=version))
+    await check_it_waits(backend, worker, batch, 3)
+
+
+async def test_letting_everything_of_the_lane_go_lets_its_batches_go(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 2)
+    (claim,) = await backend.claim(worker, 1, LOCAL)
+    await pause(backend, batch)
+    await backend.hold(Filter(lane="default"), Waits.PAUSED, False)
+    await backend.release(worker, [(claim.number, claim.attempt)])
+    assert len(await backend.claim(worker, 9, LOCAL)) == 2
+
+
+async def test_a_part_of_a_batch_pauses_no_others(backend: Backend, worker: int) -> None:
+    await batch_of(backend, 3)
+    (claim,) = await backend.claim(worker, 1, LOCAL)
+    await backend.hold(Filter(numbers=[2]), Waits.PAUSED, True)
+    await backend.release(worker, [(claim.number, claim.attempt)])
+    assert [found.number for found in await backend.claim(worker, 9, LOCAL)] == [1, 3]
+
+
+async def test_a_batch_with_nothing_left_is_not_paused(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 1)
+    (claim,) = await backend.claim(worker, 1, LOCAL)
+    await backend.complete(worker, [failed(claim)])
+    assert await pause(backend, batch) == 0
+    assert await backend.retry(Filter(batch=batch)) == 1
+    assert len(await backend.claim(worker, 9, LOCAL)) == 1
