@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -58,6 +59,14 @@ async def test_a_backup_is_the_whole_database_and_goes_on(queue: sitq.TaskQueue,
         result = await copy.get_result(pending, 10)
         assert result is not None
         assert result.value["text"] == [SECRET]
+
+
+async def test_labels_of_other_tasks_stay_behind(queue: sitq.TaskQueue, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        await queue.map(train, [{"x": 1, "patient": f"{SECRET} {name}"}], name=name, labels=["patient"])
+    await queue.backup(tmp_path / "copy.db", batches=["two"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
+        assert connection.execute("SELECT fields FROM labels").fetchall() == [(f'{{"patient":"{SECRET} two"}}',)]
 
 
 async def test_some_batches_are_copied_alone_with_counts_that_are_true(queue: sitq.TaskQueue, tmp_path: Path) -> None:

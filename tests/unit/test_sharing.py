@@ -171,15 +171,19 @@ async def test_a_batch_is_found_again_by_the_content_of_what_is_shared(
         assert told in capsys.readouterr().out
 
 
-async def test_a_renewed_task_holds_what_the_new_map_gives_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("order", "left", "value"), [("AB", 1, 3), ("A7B", 1, 3), ("AB7", 0, 7)])
+async def test_a_renewed_task_holds_what_the_new_map_gives_it(
+    tmp_path: Path, order: str, left: int, value: int
+) -> None:
     async with sitq.TaskQueue(tmp_path / "q.db") as queue:
-        first, second = await queue.share([1]), await queue.share([1, 2])
-        for data in (first, second, [7], second):
-            await queue.map(lambda n, data: sum(data), [{"n": 1, "data": data}], name="sums", ignore=["data"])
+        given = {"A": await queue.share([1]), "B": await queue.share([1, 2]), "7": [7]}
+        for data in order:
+            rows = [{"n": 1, "data": given[data]}]
+            await queue.map(lambda n, data: sum(data), rows, name="sums", ignore=["data"])
         await queue.purge(older_than=0)
-        assert await stored(queue) == 1
+        assert await stored(queue) == left
         async with sitq.Worker(queue.backend):
-            assert await (await queue.batch("sums")).values() == [3]
+            assert await (await queue.batch("sums")).values() == [value]
 
 
 # ---- nobody changes them for others ----
