@@ -161,7 +161,8 @@ class Surveying(Ordered):
         Parameters
         ----------
         by : str or sequence of str
-            Parameters or labels, or whole names of columns of the frame such as "result.kind".
+            Parameters or labels, or whole names of columns of the frame such as "result.kind". By results only the
+            tasks are grouped that have completed, since the others have none.
 
         Returns
         -------
@@ -172,7 +173,7 @@ class Surveying(Ordered):
         Raises
         ------
         InvalidArgument
-            There is no such column.
+            There is no such column, or it is of results, and tasks are left that may have one yet.
 
         Examples
         --------
@@ -189,8 +190,12 @@ class Surveying(Ordered):
         columns = []
         for name in names:
             found = [c for c in (f"param.{name}", f"label.{name}", name) if c in frame.columns]
+            if (found or [name])[0].partition(".")[0] == "result":
+                frame = _completed(frame, name)
             if not found:
-                raise InvalidArgument(f"by: the batch has no parameter {name!r}{nearest(name, _bare(frame.columns))}")
+                of_results = f"result.{name}" in frame.columns
+                remedy = f"; its results have: 'result.{name}'" if of_results else nearest(name, _bare(frame.columns))
+                raise InvalidArgument(f"by: the batch has no parameter {name!r}{remedy}")
             columns.append(found[0])
         grouped = frame.groupby(columns[0] if isinstance(by, str) else columns, sort=False, dropna=False)
         return [(value, Refs(list(ids))) for value, ids in grouped.groups.items()]
@@ -199,6 +204,16 @@ class Surveying(Ordered):
 def field_name(field: str) -> str:
     """Return the name of a recorded field as it is stored: ``result.accuracy`` in a frame is ``accuracy``."""
     return "" if field == "result" else field.removeprefix("result.")
+
+
+def _completed(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return what has a result, once nothing is left that may have one yet."""
+    left = int((frame["status"] < "completed").sum())
+    if left:
+        raise InvalidArgument(
+            f"by: {by!r} is known of completed tasks, and {left:,} of {len(frame):,} have not ended: await it first"
+        )
+    return frame[frame["status"] == "completed"]
 
 
 def _bare(columns: Iterable[str]) -> list[str]:

@@ -127,7 +127,7 @@ def spend(group: Group, allowed: Iterable[Allowance], claims: Iterable[Claim]) -
             continue
         spent, now = allowance.spent, group.now
         if spent and now - spent[-1][0] < allowance.rate[1] // GROUPS:
-            spent[-1][1:] = now, spent[-1][2] + n
+            spent[-1][1:] = max(spent[-1][1], now), spent[-1][2] + n
         else:
             spent.append([now, now, n])
         _write(group, allowance.limit, spent)
@@ -137,21 +137,23 @@ def spend(group: Group, allowed: Iterable[Allowance], claims: Iterable[Claim]) -
 def note_starts(group: Group, ended: Iterable[Completion]) -> None:
     """Count starts from when the calls really began: between claim and call a busy process may lose a while.
 
-    Else the last calls of one window, which came late, and the first of the next could be too many in one second.
+    Else the last calls of one window, which came late, and the first of the next could be too many: how late does not
+    matter, since at their pace a hundredth of a window may hold many.
     """
     began: dict[int, list[tuple[int, int]]] = {}
     for c in ended:
         if c.claim.limit is not None and c.started_at is not None:
-            began.setdefault(c.claim.limit, []).append((c.claim.claimed_at, c.started_at))
+            began.setdefault(c.claim.limit, []).append((c.claim.claimed_at, min(c.started_at, group.now)))
     for limit, starts in began.items():
         period, text = group.execute("SELECT period, spent FROM limits WHERE number = ?", (limit,)).fetchone()
         if period is None:
             continue
         spent, late = json.loads(text), False
         for claimed_at, started_at in starts:
-            for start in spent:
-                if start[0] <= claimed_at <= start[1] and start[1] + period // GROUPS < started_at <= group.now:
-                    start[1], late = started_at, True
+            # Its group is the last that had begun: an earlier one may be longer by now, through other late calls.
+            of_it = next((start for start in reversed(spent) if start[0] <= claimed_at), None)
+            if of_it is not None and of_it[1] < started_at:
+                of_it[1], late = started_at, True
         if late:
             _write(group, limit, spent)
 

@@ -106,6 +106,39 @@ async def test_a_call_that_begins_late_counts_from_then_on(backend: Backend, wor
     assert await number_of(backend, worker) == 5
 
 
+async def test_a_call_that_begins_a_little_late_counts_from_then_on(
+    backend: Backend, worker: int, clock: Clock
+) -> None:
+    """Many may do so at once: less than a hundredth of the window is not too little."""
+    await backend.limit("api", TEN_A_SECOND)
+    await backend.enqueue(new_tasks(20, limit="api"))
+    first = await claims(backend, worker)
+    clock.go(0.009)
+    await backend.complete(worker, [completed(claim)._replace(started_at=clock.now) for claim in first])
+    clock.go(0.995)
+    assert await number_of(backend, worker) == 0
+    clock.go(0.005)
+    assert await number_of(backend, worker) == 10
+
+
+async def test_a_call_that_begins_late_delays_none_but_those_that_were_claimed_with_it(
+    backend: Backend, worker: int, clock: Clock
+) -> None:
+    await backend.limit("api", TEN_A_SECOND)
+    await backend.enqueue(new_tasks(40, limit="api"))
+    one = await claims(backend, worker, 5)
+    clock.go(0.1)
+    two = await claims(backend, worker, 5)
+    clock.go(0.2)
+    await backend.complete(worker, [completed(claim)._replace(started_at=clock.now) for claim in one])
+    clock.go(0.2)
+    await backend.complete(worker, [completed(claim)._replace(started_at=clock.now) for claim in two])
+    clock.go(0.81)  # 1.31: a second after the first five began
+    assert await number_of(backend, worker) == 5
+    clock.go(0.2)
+    assert await number_of(backend, worker) == 5
+
+
 async def test_little_is_lost_when_starts_are_spread(backend: Backend, worker: int, clock: Clock) -> None:
     await backend.limit("api", TEN_A_SECOND)
     await backend.enqueue(new_tasks(200, limit="api"))

@@ -193,6 +193,23 @@ async def test_groups_are_rows_in_the_order_of_their_first_task(queue: sitq.Task
         await sales.groupby("regio")
 
 
+async def test_groups_by_results_are_of_what_completed_and_wait_for_the_end(queue: sitq.TaskQueue) -> None:
+    def load(n: int) -> dict[str, str]:
+        if n == 2:
+            raise ValueError("no region")
+        return {"region": "north" if n else "south"}
+
+    held = await queue.options(delay="1h").map(load, [0])
+    with pytest.raises(InvalidArgument, match=r"'result.region' is known .* 1 of 1 have not ended"):
+        await held.groupby("result.region")
+    loaded = await queue.map(load, range(4))
+    await loaded
+    found = await loaded.groupby("result.region")
+    assert [(key, len(refs)) for key, refs in found] == [("south", 1), ("north", 2)]
+    with pytest.raises(InvalidArgument, match=r"no parameter 'region'; .* 'result.region'"):
+        await loaded.groupby("region")
+
+
 async def test_a_named_pipeline_runs_once_and_only_what_changed_again(tmp_path: Path) -> None:
     ran: list[str] = []
     for upstream, expected in ((range(3), 3 + 3 + 1), (range(3), 0), (range(4), 1 + 1 + 1)):
