@@ -54,6 +54,13 @@ class Batch(Gathering, Surveying):
         self._bar: Bar | None = None
         self._progress = Progress(self)
 
+    def __reduce__(self) -> Any:
+        raise bad_type(
+            "a task's argument",
+            self,
+            "something that can be stored; queue.ref(batch) arrives as the list of its values",
+        )
+
     def __await__(self) -> Generator[Any, None, Batch]:
         return self._show_and_wait().__await__()
 

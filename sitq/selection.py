@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sitq.errors import InvalidArgument, bad_type
+from sitq.errors import InvalidArgument, InvalidType, bad_type
 from sitq.ids import PublicIds
 from sitq.models import Task
 from sitq.results import Result
@@ -71,11 +71,20 @@ def _ids_of_pandas(selection: Any, name: str) -> list[str]:
             return list(selection.index)
         if "task_id" in selection.columns:
             return list(selection["task_id"])
-        raise InvalidArgument("the DataFrame names no tasks: it has neither an index nor a column named 'task_id'")
+        raise InvalidArgument(
+            f"{name}: the DataFrame names no tasks: it has neither an index nor a column named 'task_id'"
+        )
     if not hasattr(selection, "dtype"):
         raise bad_type(name, type(selection), WANTED)
     if selection.dtype == bool or str(selection.dtype) == "boolean":
         if getattr(selection, "index", None) is None or selection.index.name != "task_id":
-            raise InvalidArgument("a boolean Series needs an index named 'task_id', as the frames of sitq have")
+            raise InvalidArgument(
+                f"{name}: a boolean Series needs an index named 'task_id', as the frames of sitq have"
+            )
         return list(selection.index[selection.fillna(False).astype(bool)])
-    return list(selection)
+    ids = list(selection)
+    other = next((item for item in ids if not isinstance(item, str)), None)
+    if other is not None:
+        column = getattr(selection, "name", None) or "column"
+        raise InvalidType(f"{bad_type(name, other, WANTED)}; of its values choose tasks: df[df[{column!r}] == …]")
+    return ids

@@ -247,6 +247,12 @@ STEERING: dict[str, Case] = {
         ("an id of another", "k3v9x2ma-7qd4e", LookupError, "k3v9x2ma-7qd4e"),
         ("a frame without ids", pd.DataFrame({"a": [1]}), ValueError, "'task_id'"),
         ("a mask without ids", pd.Series([True]), ValueError, "'task_id'"),
+        (
+            "values of a column",
+            pd.Series([0.1, 10.0], name="param.C"),
+            TypeError,
+            r"selection .*df\[df\['param.C'\] == …\]",
+        ),
         ("a frame grouped", pd.DataFrame({"a": [1]}).groupby("a"), TypeError, "selection must be"),
         ("an object", Plain(), TypeError, "selection must be .*Plain"),
     ]

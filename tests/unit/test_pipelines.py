@@ -193,6 +193,12 @@ async def test_groups_are_rows_in_the_order_of_their_first_task(queue: sitq.Task
         await sales.groupby("regio")
 
 
+async def test_a_batch_as_an_argument_is_told_how_it_arrives(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(abs, [1])
+    with pytest.raises(SerializationError, match=r"argument 1 .*queue\.ref\(batch\) arrives as the list of its values"):
+        await queue.enqueue(sum, batch)
+
+
 async def test_groups_by_results_are_of_what_completed_and_wait_for_the_end(queue: sitq.TaskQueue) -> None:
     def load(n: int) -> dict[str, str]:
         if n == 2:
