@@ -16,7 +16,7 @@ from sitq.own_classes import Strangers
 from sitq.plotting import catch_up
 from sitq.results import UNREADABLE, Result, load_value
 from sitq.rows import ResultRow
-from sitq.rules import told
+from sitq.rules import remedy, told
 from sitq.saying import say
 from sitq.watching import Watch
 
@@ -77,10 +77,7 @@ class Gathering(Ordered):
         """End a wait that nobody may be there to end: of a notebook that runs by itself, at night."""
         stop = await self.queue.backend.stop(self.batch_number) if counts.pending else None
         if stop is not None and not stop.ends:
-            raise BatchPaused(
-                f"{self._title} {told(stop)}. {counts.pending:,} tasks wait: mend the function and run its map again,"
-                " or let them go with `await batch.resume()`; `await batch.retry()` tries the failed ones"
-            )
+            raise BatchPaused(f"{self._title} {told(stop)}. {counts.pending:,} tasks wait: {remedy(stop)}")
 
     async def _tell_stop(self) -> None:
         """Say, once, which rule has stopped the batch."""

@@ -9,6 +9,7 @@ from sitq.errors import bad_type, bad_value
 from sitq.failures import masked
 
 ALIKE = 20  # failures in a row that are alike pause a batch
+RAISED = "stop_when raised"  # so begins why a batch waits whose own rule failed
 ENOUGH = 20  # tasks that have ended before an error rate says anything
 
 
@@ -55,6 +56,16 @@ def broken(rules: Rules, total: int, completed: int, failed: int) -> str | None:
 def told(stop: Stop) -> str:
     """Say why a batch was stopped, without the period that a message may end with: a sentence goes on behind it."""
     return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why.rstrip('.')}"
+
+
+def remedy(stop: Stop) -> str:
+    """Say what lets a batch go on that has paused itself."""
+    if stop.why.startswith(RAISED):
+        return "run its map again with a mended stop_when, or without one, or let them go with `await batch.resume()`"
+    return (
+        "mend the function and run its map again, or let them go with `await batch.resume()`; `await batch.retry()`"
+        " tries the failed ones"
+    )
 
 
 def kind_of(error_type: str | None, error: str | None) -> str:

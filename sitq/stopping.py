@@ -12,6 +12,7 @@ from sitq.batch_rows import Stop
 from sitq.errors import BackendError, BackendMoved, InvalidArgument, QueueClosed, bad_type
 from sitq.models import COMPLETED, FAILED
 from sitq.rows import Filter
+from sitq.rules import RAISED
 from sitq.watching import Watch
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class StopWhen:
             if not completed:
                 self._kept = asked  # a frame of failures alone has no column of results
                 return False
-            raise InvalidArgument(f"stop_when raised {type(error).__name__}: {error}") from error
+            raise InvalidArgument(f"{RAISED} {type(error).__name__}: {error}") from error
 
     def watch(self, batch: Batch) -> None:
         """Ask from now on whenever something has finished, at most once a second."""

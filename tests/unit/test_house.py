@@ -141,7 +141,7 @@ STANDS_ON = {
     "surveying": ("ordered", "awaiting", "history", "results"),
     "batch": ("gathering", "surveying", "progress"),
     "taking": ("history", "models", "rules", "saying"),
-    "stopping": ("watching",),
+    "stopping": ("rules", "watching"),
     "feeding": ("selection",),
     "mapping": ("batch", "feeding", "taking", "stopping", "packing", "identity"),
     "connected": ("session", "waiters"),

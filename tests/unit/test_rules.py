@@ -241,6 +241,8 @@ async def test_stop_when_that_raises_pauses_the_batch_and_says_why(queue: sitq.T
     counts = await run_until_paused(batch)
     assert counts.pending
     assert await queue.backend.stop(batch.batch_number) == Stop("stop_when raised KeyError: 'loss'", ends=False)
+    with pytest.raises(BatchPaused, match=r"run its map again with a mended stop_when.*resume\(\)`$"):
+        await batch.values()
     with pytest.raises(InvalidArgument, match="stop_when raised KeyError: 'loss'"):
         await queue.map(function("return x"), range(3000), name="svc", stop_when=lambda df: df["loss"].min() < 1)
 
