@@ -939,7 +939,7 @@ for n in range(1, 10_000, int(sys.argv[3])):
     kills += code == 9
     if code == 0:
         break
-print(kills)
+print(kills, flush=True)
 os._exit(0)
 """
 

@@ -17,7 +17,8 @@ processes = sitq.TaskQueue("kernel.db", lane="processes")
 worker = sitq.Worker("kernel.db", executor="process", lanes=["processes"])
 await worker.start()
 go = threading.Event()
-sitq.going = go  # where tasks reach it
+drawn = threading.Event()
+sitq.going, sitq.drawn = go, drawn  # where tasks reach them
 """
 WORK = """
 def speak():
@@ -31,6 +32,7 @@ def speak():
     axes.plot([1, 2])
     display(figure)
     plt.close(figure)
+    sitq.drawn.set()
     assert sitq.going.wait(20)
     print("end")
 
@@ -46,7 +48,7 @@ async def speak_in_loop():
 """
 RUN = """
 one, two = await queue.enqueue(speak), await queue.enqueue(speak_in_loop)
-while (await queue.counts()).processing < 2:
+while (await queue.counts()).processing < 2 or not drawn.is_set():  # a cell's end shows open figures
     await asyncio.sleep(0.01)
 three = await processes.get_result(await processes.enqueue(speak_in_process))
 for n in range(5):
