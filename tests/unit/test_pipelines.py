@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from sitq.errors import InvalidArgument, InvalidType, SerializationError, TaskNo
 from sitq.models import Status
 from sitq.refs import Ref, Refs
 from sitq.serialization import JSONSerializer
+from tests.handed import Job, value_of
 
 
 def tens(i: int) -> int:
@@ -37,21 +37,10 @@ async def total_in_the_loop(values: list[int]) -> int:
     return sum(values)
 
 
-@dataclasses.dataclass
-class Job:
-    inputs: list[Any]
-
-
 @pytest.fixture
 async def queue() -> AsyncIterator[sitq.TaskQueue]:
     async with sitq.TaskQueue(":memory:") as queue, sitq.Worker(queue.backend, concurrency=4):
         yield queue
-
-
-async def value_of(queue: sitq.TaskQueue, task_id: str) -> Any:
-    result = await queue.get_result(task_id, 10)
-    assert result is not None
-    return result.unwrap()
 
 
 async def test_a_reference_arrives_as_the_value_wherever_it_stands(queue: sitq.TaskQueue) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
 import math
 import sqlite3
 import threading
@@ -20,6 +19,7 @@ import sitq
 from sitq.errors import InvalidArgument, PayloadTooLarge, SerializationError
 from sitq.readonly import read_only
 from sitq.serialization import JSONSerializer
+from tests.handed import Job, value_of
 
 FRAME = pd.DataFrame({"x": [1, 2, 3], "y": [4.0, 5.0, 6.0]})
 
@@ -40,21 +40,10 @@ def identity_of(value: Any) -> int:
     return id(value)
 
 
-@dataclasses.dataclass
-class Job:
-    inputs: list[Any]
-
-
 @pytest.fixture
 async def queue() -> AsyncIterator[sitq.TaskQueue]:
     async with sitq.TaskQueue(":memory:") as queue, sitq.Worker(queue.backend, concurrency=4):
         yield queue
-
-
-async def value_of(queue: sitq.TaskQueue, task_id: str) -> Any:
-    result = await queue.get_result(task_id, 10)
-    assert result is not None
-    return result.unwrap()
 
 
 async def stored(queue: sitq.TaskQueue) -> int:
