@@ -213,7 +213,6 @@ def test_a_class_that_names_itself_and_circles_end() -> None:
 
 
 def test_fields_of_attrs_are_fields(notebook: Notebook) -> None:
-    pytest.importorskip("attr")
     notebook.run("""
         import attr
         @attr.s(auto_attribs=True)
