@@ -149,11 +149,17 @@ class HeartThread:
 
     def _run(self) -> None:
         door: Heart | None = None
+
+        def open_door() -> None:
+            nonlocal door
+            if (backend := self._backend()) is None:
+                raise ReferenceError("nobody has the backend any more")
+            door = self._door = backend.heart()
+
         try:
             backend = self._backend()
             if backend is None:
                 return
-            door = self._door = backend.heart()
             observer = Observer(backend.lease_s)
             del backend
             next_beat = 0.0
@@ -164,6 +170,9 @@ class HeartThread:
                     if not numbers:
                         self._thread = None
                         return
+                if door is None:
+                    self._guarded(open_door)
+                    continue
                 now = time.monotonic()
                 if now >= next_beat or numbers != known or self._beat_now:
                     known, self._beat_now = numbers, False
@@ -177,7 +186,8 @@ class HeartThread:
                 if self._thread is threading.current_thread():
                     self._thread = None
                 self._beaten.notify_all()
-            self._door = None
+            if self._door is door:  # else another thread beats already
+                self._door = None
             if door is not None:
                 door.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import pickle
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -794,6 +795,27 @@ def test_a_forked_child_is_told_and_its_parent_goes_on(tmp_path: Path) -> None:
     told, value = asyncio.run(parent())
     assert "child" in told
     assert value == 2
+
+
+async def test_a_heart_that_cannot_connect_tries_again_and_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as while the process has no file descriptor left: without a beat, all of its work would be taken away."""
+    queue = sitq.TaskQueue(tmp_path / "x.db")
+    heart, refused = queue.backend.heart, threading.Event()
+
+    def refuse_once() -> Any:
+        if refused.is_set():
+            return heart()
+        refused.set()
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(queue.backend, "heart", refuse_once)
+    async with queue:
+        await judged(queue.backend, LONG_S)
+        assert "a beat failed and will be tried again: unable to open" in caplog.text
+        (session,) = await queue.backend.sessions()
+        assert session.beat >= 1
 
 
 async def test_a_queue_declared_dead_registers_anew(queue: sitq.TaskQueue) -> None:
