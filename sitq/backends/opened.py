@@ -11,23 +11,19 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import aiosqlite
-import aiosqlite.core
+from typing import TYPE_CHECKING, Any
 
 from sitq import clock
 from sitq.backends import changes, depending, enqueueing, guard, queries, telling, working
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
+from sitq.backends.readers import Readers
 from sitq.backends.translating import translated
 from sitq.backends.writer import Writer
 from sitq.errors import QueueClosed
 from sitq.ids import PublicIds
-from sitq.loops import exiting
 from sitq.models import MICROSECONDS, PENDING
 from sitq.rows import NewTasks
 from sitq.sealing import Sealer, find_keys
@@ -40,14 +36,6 @@ log = logging.getLogger("sitq")
 # The order of operations in a group: what frees slots before what fills them.
 ENQUEUE, COMPLETE, RELEASE, STEER, LOOK = range(5)
 EMPTYING_S = 1.0  # how often a worker that empties itself looks whether it still needs to
-ANSWER_S = 0.5  # how long a cancelled read is waited for
-
-
-class Reader(NamedTuple):
-    """A connection of aiosqlite, for one loop, and the task that opens it."""
-
-    connection: aiosqlite.Connection
-    opening: asyncio.Task[None]
 
 
 class Opened:
@@ -61,7 +49,8 @@ class Opened:
         self.caches = Caches()
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.writer_ready = False
-        self._readers: dict[asyncio.AbstractEventLoop, Reader] = {}
+        self.readers = Readers(backend, lambda: self.guard.check())
+        self.read = self.readers.read  # whole and without a transaction: what was acked is always visible
         self._point: sqlite3.Connection | None = None
         self._point_lock = threading.Lock()
         self.guard: guard.FileGuard
@@ -162,39 +151,6 @@ class Opened:
         tell(self.backend.listeners, [change for change in told if change.numbers or change is GAP])
 
     # ---- reading ----
-    async def read(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        """Read with aiosqlite, whole and without a transaction: what was acked is always visible."""
-        loop = asyncio.get_running_loop()
-        reader = self._readers.get(loop) or self._add_reader(loop)
-        try:
-            connection = reader.connection
-            await asyncio.shield(reader.opening)
-            try:
-                return list(await connection.execute_fetchall(sql, values))
-            except asyncio.CancelledError:
-                # Its answer is under way, and would meet a closed loop if this is the end of one. It comes before this:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(connection.execute_fetchall("SELECT 1"), ANSWER_S)
-                raise
-        except sqlite3.Error as error:
-            if reader.opening.done() and reader.opening.exception() is not None:
-                self._readers.pop(loop, None)  # the next read opens another
-            raise translated(error, self.backend.where) from error
-        except ValueError as error:  # of a connection that was stopped, as it is when the process exits
-            raise QueueClosed(f"{self.backend.where} was closed meanwhile") from error
-
-    def _add_reader(self, loop: asyncio.AbstractEventLoop) -> Reader:
-        for closed in [known for known in list(self._readers) if known.is_closed()]:
-            if left := self._readers.pop(closed, None):  # else another thread was faster
-                stop(left.connection)
-        self.guard.check()
-        where = f"{self.backend.path.as_uri()}?mode=rw"  # a file that is deleted just now is not made anew
-        connection = aiosqlite.connect(where, uri=True, timeout=20, isolation_level=None, cached_statements=256)
-        if exiting():
-            connection._thread.daemon = True  # the exit does not wait for it, since nobody would stop it
-        reader = self._readers[loop] = Reader(connection, loop.create_task(open_reader(connection)))
-        return reader
-
     def read_one(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
         """Read one row on this thread: 10 µs where a hop to a reader takes 100. None: busy, read it the other way."""
         point = self._point
@@ -224,15 +180,8 @@ class Opened:
 
     async def close(self) -> None:
         """Write what is queued, then close every connection, the descriptors last."""
+        await self.readers.close()
         loop = asyncio.get_running_loop()
-        for owner, reader in list(self._readers.items()):
-            if owner is loop and reader.connection._running:
-                with contextlib.suppress(sqlite3.Error):
-                    await reader.opening
-                    await reader.connection.close()
-            else:
-                stop(reader.connection)
-        self._readers.clear()
         done: asyncio.Future[None] = loop.create_future()
 
         def finish() -> None:
@@ -246,9 +195,7 @@ class Opened:
 
     def tidy(self) -> None:
         """Close what the writer's end leaves open."""
-        for reader in self._readers.values():
-            stop(reader.connection)
-        self._readers.clear()
+        self.readers.stop()
         if self.writer_ready:
             guard.leave(self.guard)
         point, self._point = self._point, None
@@ -330,36 +277,3 @@ def forget(group: Transaction, numbers: Sequence[int]) -> list[None]:
 def _set(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
-
-
-async def open_reader(connection: aiosqlite.Connection) -> None:
-    """Connect."""
-    try:
-        await connection
-        await connection.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
-    except BaseException as error:
-        stop(connection)
-        if isinstance(error, asyncio.CancelledError):
-            # This may be the end of the loop, and answers that are under way would meet a closed one.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_S):
-                    while connection._thread.is_alive():  # noqa: ASYNC110  # a thread's end is no event
-                        await asyncio.sleep(0.001)
-        raise
-
-
-def stop(connection: aiosqlite.Connection) -> None:
-    """Let a connection's thread end after what it was asked for.
-
-    Its own ``stop()`` has the thread answer in the loop that runs here. Where that is closed sooner, as at the end of
-    an ``asyncio.run`` beside another, the answer kills the thread.
-    """
-    connection._running = False
-    connection._tx.put_nowait((None, partial(_close, connection)))
-
-
-def _close(connection: aiosqlite.Connection) -> object:
-    opened, connection._connection = connection._connection, None
-    if opened is not None:
-        opened.close()
-    return aiosqlite.core._STOP_RUNNING_SENTINEL

@@ -22,7 +22,8 @@ from sitq.backends import copying, guard, living
 from sitq.backends.base import Claimer
 from sitq.backends.connecting import checked_path
 from sitq.backends.heart import SQLiteHeart
-from sitq.backends.opened import STEER, Opened, stop
+from sitq.backends.opened import STEER, Opened
+from sitq.backends.readers import stop
 from sitq.backends.translating import translated
 from sitq.backends.writing import Writing
 from sitq.durations import seconds
@@ -216,7 +217,7 @@ def _stop_readers_at_exit() -> None:
     """
     for backend in tuple(_open_backends):
         if backend._live is not None:
-            for reader in list(backend._live._readers.values()):
+            for reader in list(backend._live.readers.by_loop.values()):
                 if not reader.connection._thread.daemon:
                     stop(reader.connection)
 

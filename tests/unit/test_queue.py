@@ -187,7 +187,7 @@ async def statements(queue: sitq.TaskQueue) -> AsyncIterator[list[str]]:
     """Gather the SQL statements of every connection of a backend."""
     seen: list[str] = []
     live: Any = queue.backend._live  # type: ignore[attr-defined]  # SQLiteBackend
-    ((reader, _),) = live._readers.values()
+    ((reader, _),) = live.readers.by_loop.values()
 
     async def trace(callback: Callable[[str], object] | None) -> None:
         live.writer.connection.set_trace_callback(callback)

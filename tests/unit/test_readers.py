@@ -35,7 +35,7 @@ async def test_a_reader_of_a_closed_loop_is_stopped_by_a_loop_that_may_close_soo
     await backend.open()
     before = reading_threads()
     await in_another_thread(backend.counts())
-    (left,) = backend._open._readers.values()
+    (left,) = backend._open.readers.by_loop.values()
     go = threading.Event()
     left.connection._tx.put_nowait((None, lambda: go.wait(LONG_S)))  # it is busy for longer than the next loop lives
     await in_another_thread(backend.counts())
@@ -112,12 +112,12 @@ async def test_a_reader_that_cannot_open_leaves_no_thread_and_the_next_read_open
 
 
 async def test_a_reader_that_was_stopped_says_that_it_is_closed(tmp_path: Path) -> None:
-    from sitq.backends.opened import stop
+    from sitq.backends.readers import stop
 
     backend = SQLiteBackend(tmp_path / "x.db")
     await backend.open()
     await backend.counts()
-    for reader in backend._open._readers.values():
+    for reader in backend._open.readers.by_loop.values():
         stop(reader.connection)  # as the process's exit does
     with pytest.raises(QueueClosed, match="closed meanwhile"):
         await backend.counts()
