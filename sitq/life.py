@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from sitq.unpacking import AGAIN_S
 
 log = logging.getLogger("sitq")
 
+lives: weakref.WeakSet[Life] = weakref.WeakSet()  # all that have begun in this process
 LAST_STORE_S = 2.0  # how long a stop whose grace is over waits for results that have ended to be stored
 
 
@@ -94,6 +96,7 @@ class Life:
         except BaseException:
             await self.backend.close()
             raise
+        lives.add(self)
         if says_what_waits:
             self.slots.spawn(self._say_what_waits())
 

@@ -11,6 +11,7 @@ from sitq.batch import Batch
 from sitq.plotting import SyncPlots
 from sitq.refs import Ref, Refs
 from sitq.results import Result
+from sitq.standstill import refuse_standstill
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,16 @@ class SyncBatch:
         timeout : float or str, optional
             Seconds to wait at most.
         """
-        return self._queue._call(self._wait(checks.wait_seconds(timeout)))
+        seconds = checks.wait_seconds(timeout)
+        if seconds != 0:
+            self._refuse_standstill("await batch")
+        return self._queue._call(self._wait(seconds))
+
+    def _refuse_standstill(self, awaited: str) -> None:
+        refuse_standstill(self._queue.backend, self._lane_of_the_rest, awaited)
+
+    def _lane_of_the_rest(self) -> str | None:
+        return self.lane if self._queue.counts(self).left else None
 
     async def _wait(self, timeout: float | None) -> bool:
         bar = self.batch._shown_bar()
@@ -98,14 +108,17 @@ class SyncBatch:
 
     def values(self, errors: Any = "raise") -> list[Any]:
         """Wait for all tasks, and return their values; see :meth:`Batch.values`."""
+        self._refuse_standstill("await batch.values()")
         return self._queue._call(self.batch.values(errors))
 
     def results(self) -> list[Result]:
         """Wait for all tasks, and return their Results."""
+        self._refuse_standstill("await batch.results()")
         return self._queue._call(self.batch.results())
 
     def as_completed(self) -> Iterator[Result]:
         """Yield Results as tasks end; see :meth:`Batch.as_completed`."""
+        self._refuse_standstill("async for result in batch.as_completed()")
         results = self.batch.as_completed()
         with contextlib.suppress(StopAsyncIteration):
             while True:

@@ -178,7 +178,8 @@ STANDS_ON = {
     "testing.sync_inline": ("sync", "testing.inline"),
     "testing.fixtures": ("testing.sync_inline",),
     "testing": ("testing.sync_inline",),
-    "sync_batch": ("batch",),
+    "standstill": ("life",),
+    "sync_batch": ("batch", "standstill"),
     "sync_events": ("errors",),
     "sync": ("opening", "portal", "sync_batch", "sync_events"),
     # Draws records and knows nothing of queues, so that a frame of somebody else's file needs none of the rest.

@@ -103,6 +103,60 @@ async def test_every_verb_works_inside_a_running_loop() -> None:
         the_tour(queue)
 
 
+WAITS: dict[str, Callable[[SyncTaskQueue, SyncBatch], Any]] = {
+    "get_result": lambda queue, batch: queue.get_result(batch[0]),
+    "get_result with a timeout": lambda queue, batch: queue.get_result(batch[0], timeout="10s"),
+    "wait": lambda queue, batch: batch.wait(),
+    "wait with a timeout": lambda queue, batch: batch.wait("10s"),
+    "values": lambda queue, batch: batch.values(),
+    "results": lambda queue, batch: batch.results(),
+    "as_completed": lambda queue, batch: list(batch.as_completed()),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_wait_that_would_stop_the_worker_it_waits_for_is_refused(wait: str, tmp_path: Path) -> None:
+    async with sitq.open(tmp_path / "x.db", concurrency=2) as awaited, asyncio.timeout(LONG_S):
+        assert awaited.worker is not None
+        with SyncTaskQueue(tmp_path / "x.db") as queue:
+            batch = queue.map(quick, [1])
+            with pytest.raises(WrongEventLoop, match=f"{awaited.worker.name} .*'default'.*TaskQueue.*loop=\"thread\""):
+                WAITS[wait](queue, batch)
+            await asyncio.to_thread(WAITS[wait], queue, batch)  # stops no loop
+            assert queue.counts().completed == 1
+            WAITS[wait](queue, batch)  # and now nothing is left to wait for
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("why", ["worker in a thread", "another lane", "another file", "paused", "stopped"])
+async def test_a_wait_that_stops_no_worker_of_its_tasks_is_none_of_that(why: str, wait: str, tmp_path: Path) -> None:
+    loop = "thread" if why == "worker in a thread" else "current"
+    lane = "another" if why == "another lane" else "default"
+    path = tmp_path / ("y.db" if why == "another file" else "x.db")
+    async with sitq.open(path, concurrency=2, loop=loop, lane=lane) as awaited:
+        assert awaited.worker is not None
+        if why == "paused":
+            awaited.worker.pause()
+        life = awaited.worker._life
+        if why == "stopped":
+            await awaited.worker.stop()
+        with SyncTaskQueue(tmp_path / "x.db") as queue:
+            worker = sitq.Worker(tmp_path / "x.db", loop="thread")
+            await worker.start()
+            WAITS[wait](queue, queue.map(quick, [1]))
+            assert queue.counts().completed == 1
+            await worker.stop()
+    del life  # was kept, so that it is not forgotten by chance
+
+
+async def test_a_look_stops_no_worker_for_long(tmp_path: Path) -> None:
+    async with sitq.open(tmp_path / "x.db"):
+        with SyncTaskQueue(tmp_path / "x.db") as queue:
+            batch = queue.map(quick, [1])
+            assert queue.get_result(batch[0], timeout=0) is None
+            assert not batch.wait(0)
+
+
 FACES = {
     sitq.TaskQueue: SyncTaskQueue,
     sitq.Batch: SyncBatch,

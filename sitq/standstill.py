@@ -1,0 +1,51 @@
+"""A blocking wait inside an event loop stops that loop, and every worker that lives in it.
+
+If one of them is to run what the wait is for, it would last for ever. So such a wait is refused before it begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sitq.backends.base import Backend
+from sitq.errors import WrongEventLoop
+from sitq.life import lives
+
+
+def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], awaited: str) -> None:
+    """Raise if a wait in the calling thread would stop a worker of what it waits for.
+
+    Parameters
+    ----------
+    lane_of : callable
+        Gives the lane of the tasks that are waited for, or None if none is left. Asked only where workers of the store
+        live in the caller's loop.
+    awaited : str
+        The verb that does not block, as users write it.
+
+    Raises
+    ------
+    WrongEventLoop
+        Names the worker and the remedy.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return
+    stopped = [
+        life
+        for life in lives
+        if life.loop is loop and life.is_running and not life.paused and _same(life.backend, backend)
+    ]
+    lane = lane_of() if stopped else None
+    for life in stopped:
+        if lane in life.lanes:
+            raise WrongEventLoop(
+                f"a blocking wait here stops the loop in which worker {life.name} runs the tasks of lane {lane!r}, and"
+                f" would wait for ever: write `{awaited}` on a TaskQueue, or give that worker a thread of its own, by"
+                ' `loop="thread"` where it is opened'
+            )
+
+
+def _same(one: Backend, other: Backend) -> bool:
+    return one is other or (one.where == other.where and one.where != ":memory:")
