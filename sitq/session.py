@@ -112,6 +112,7 @@ class HeartThread:
         self._door: Heart | None = None
         self._beaten = threading.Condition(self._lock)  # notified after each beat; tests and openers wait for it
         self.beats = 0
+        self._beating = False
         self._beat_now = False
         self.pid = os.getpid()
 
@@ -138,7 +139,7 @@ class HeartThread:
     def judge(self, timeout: float) -> None:
         """Wait, in a thread that may, until a whole beat was done from now on: the dead have been judged."""
         with self._beaten:
-            wanted = self.beats + 1
+            wanted = self.beats + 1 + self._beating  # one that is under way may have looked before
             self._beat_now = True
             self._wake()
             self._beaten.wait_for(lambda: self.beats >= wanted or self._thread is None, timeout)
@@ -207,6 +208,19 @@ class HeartThread:
             time.sleep(BEAT_S / 4)
 
     def _beat(self, door: Heart, observer: Observer) -> None:
+        with self._lock:
+            self._beating = True
+        try:
+            self._look_at_sessions(door, observer)
+        except BaseException:
+            self._beating = False
+            raise
+        with self._beaten:
+            self._beating = False
+            self.beats += 1
+            self._beaten.notify_all()
+
+    def _look_at_sessions(self, door: Heart, observer: Observer) -> None:
         for session in tuple(self._sessions):
             if not session.alive():
                 self.remove(session)
@@ -225,9 +239,6 @@ class HeartThread:
         dead = observer.dead(others, time.monotonic())
         if dead:
             door.rescue(dead)
-        with self._beaten:
-            self.beats += 1
-            self._beaten.notify_all()
 
     def _listen(self, door: Heart, until: float) -> None:
         if door.wait(max(0.0, until - time.monotonic())):

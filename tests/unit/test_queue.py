@@ -20,6 +20,7 @@ import pytest
 
 import sitq
 import sitq.slots
+from sitq.backends.heart import SQLiteHeart
 from sitq.errors import (
     BatchExists,
     BatchNotFound,
@@ -31,7 +32,7 @@ from sitq.errors import (
     TaskNotFound,
     WrongEventLoop,
 )
-from sitq.session import judged
+from sitq.session import _heart_of, judged
 from tests.stage import LONG_S, Stage, fail, hold, hold_in_loop, note, quick
 
 TOLERANCE_S = 0.010
@@ -816,6 +817,32 @@ async def test_a_heart_that_cannot_connect_tries_again_and_beats(
         assert "a beat failed and will be tried again: unable to open" in caplog.text
         (session,) = await queue.backend.sessions()
         assert session.beat >= 1
+
+
+async def test_a_look_at_the_sessions_that_was_under_way_does_not_judge_them(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, under_way, go, looks = SQLiteHeart.living, threading.Event(), threading.Event(), []
+
+    def slowly(heart: SQLiteHeart) -> Any:
+        looks.append(heart)
+        if len(looks) == 1:
+            under_way.set()
+            assert go.wait(LONG_S)
+        return living(heart)
+
+    await queue.connect()
+    monkeypatch.setattr(SQLiteHeart, "living", slowly)
+    first = asyncio.create_task(judged(queue.backend, LONG_S))
+    await asyncio.to_thread(under_way.wait, LONG_S)
+    second = asyncio.create_task(judged(queue.backend, LONG_S))
+    async with asyncio.timeout(LONG_S):
+        while not _heart_of(queue.backend)._beat_now:
+            await asyncio.sleep(0.001)
+    go.set()
+    await second
+    assert len(looks) >= 2
+    await first
 
 
 async def test_a_queue_declared_dead_registers_anew(queue: sitq.TaskQueue) -> None:
