@@ -84,7 +84,9 @@ class Life:
         try:
             await self.executor.open(self._delivered, self._concurrency())
             try:
-                self._storing = self.loop.create_task(self.slots.store_for_ever(), name=f"sitq-worker-{self.name}")
+                self._storing = self.loop.create_task(
+                    self.slots.storing.store_for_ever(), name=f"sitq-worker-{self.name}"
+                )
                 self.backend.listeners.add(self.slots.heard)
                 await self._begin_session()
             except BaseException:
@@ -193,7 +195,7 @@ class Life:
         if self.slots.over or exiting():  # an exit closes the store, and ends the session then
             return
         self.gone = error
-        unsaved = self.slots.unsaved
+        unsaved = self.slots.storing.unsaved
         log.error(
             "sitq: worker %s ends%s: %s",
             self.name,

@@ -1,4 +1,4 @@
-"""The slots of a worker: claims come in and run, and how they ended goes out, in groups."""
+"""The slots of a worker: claims come in, run and end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sitq.loops import call_in_loop, exiting
 from sitq.models import CANCELLED, CANCELLING
 from sitq.rows import Claim, Completion
 from sitq.serialization import Serializer
-from sitq.telling import Telling
+from sitq.storing import Storing
 from sitq.unpacking import AGAIN_S, NotReady, Unpacker
 
 log = logging.getLogger("sitq")
@@ -71,22 +71,16 @@ class Slots:
         self.name = name
         self.loop = asyncio.get_running_loop()
         self.running: dict[int, Running] = {}  # by key: a number of ours for each submitted attempt
-        self.ended = 0
-        self.rejected = 0  # completions that came too late
         self.stopping = False  # claims are given back
         self.over = False  # claims go with the session's end
         self.claimer: Claimer
         self._keys = itertools.count(1)
         self._by_number: dict[int, int] = {}  # task -> key
         self._claimed: set[int] = set()  # tasks whose function is being fetched
-        self._to_store: list[Completion] = []
-        self._storing: list[Completion] | None = None  # what a commit that is on its way stores
-        self._freed = 0
-        self._wake = asyncio.Event()
         self._moved = asyncio.Event()  # something ended
         self._gone = gone
         self._unpacker = Unpacker(backend, serializer)
-        self._telling = Telling(self.loop, serializer.number, self._wake.set)
+        self.storing = Storing(backend, serializer.number, name, gone, self._moved)
         self._spawned: set[asyncio.Task[None]] = set()
 
     # ---- claims come in ----
@@ -95,7 +89,7 @@ class Slots:
         taken = len(self.running)
         claimer = Claimer(session, lanes, slots - taken, self._take_from_any_thread, busy=taken)
         self.claimer = claimer
-        self._freed = 0  # of the claimer before
+        self.storing.serve(claimer)
         return claimer
 
     def _take_from_any_thread(self, claims: list[Claim]) -> None:
@@ -156,7 +150,7 @@ class Slots:
 
     def _submit(self, claim: Claim, values: dict[str, bytes] | None = None) -> None:
         try:
-            call = self._unpacker.call(claim, self._telling.teller(claim), values)
+            call = self._unpacker.call(claim, self.storing.telling.teller(claim), values)
         except SitqError as error:
             self._refuse(claim, error)
             return
@@ -171,8 +165,8 @@ class Slots:
         """Fail a claim that cannot be submitted."""
         if exiting():
             return  # its function cannot be read any more; it is released with the session's end
-        self._freed += 1
-        self._store(completion_of(claim, failed(error, None, None, skip=0), self.serializer.number))
+        self.storing.freed += 1
+        self.storing.add(completion_of(claim, failed(error, None, None, skip=0), self.serializer.number))
 
     def _release_soon(self, claims: Iterable[Claim]) -> None:
         self.spawn(self._release([(claim.number, claim.attempt) for claim in claims], self.claimer))
@@ -183,7 +177,7 @@ class Slots:
         except (BackendMoved, QueueClosed) as error:
             self._gone(error)
 
-    # ---- outcomes go out ----
+    # ---- calls end ----
     def delivered(self, outcomes: list[tuple[int, Outcome]], going_down: bool = False) -> None:
         """Take what the executor says has ended.
 
@@ -201,72 +195,17 @@ class Slots:
                 running.timer.cancel()
             counts = not running.settled and not _came_by_the_end(outcome, going_down)
             if counts and outcome.unavailable:
-                self._telling.end(claim)
+                self.storing.telling.end(claim)
                 self._release_soon([claim])  # with its slot
                 continue
             if not counts:
-                self._telling.end(claim)
-            self._freed += 1
+                self.storing.telling.end(claim)
+            self.storing.freed += 1
             if running.lost and not outcome.was_cancelled:
-                self._reject(claim)
+                self.storing.reject(claim)
             elif counts:
-                self._store(completion_of(claim, outcome, self.serializer.number))
-        self._wake.set()
-
-    def _store(self, completion: Completion) -> None:
-        self.ended += 1
-        self._to_store.append(completion)
-        self._wake.set()
-
-    async def store_for_ever(self) -> None:
-        """Store what ended, in groups: whatever ends during a commit is the next group. Ends if the store is gone."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._to_store or self._freed or self._telling.due:
-                    await self._store_group()
-                self._moved.set()
-        except Exception as error:
-            self._gone(error)
-
-    async def _store_group(self) -> None:
-        completions, self._to_store = self._to_store, []
-        freed, self._freed = self._freed, 0
-        claimer = self.claimer
-        self._storing = completions
-        told = self._telling.take(completions)
-        try:
-            accepted = await self.backend.complete(claimer.session, completions, claimer, freed, told)
-        except Exception as error:
-            self._storing, self._to_store = None, completions + self._to_store
-            self._telling.put_back(told)
-            if not isinstance(error, SitqError) or isinstance(error, BackendMoved | QueueClosed):
-                raise
-            # Finished work is kept in memory and stored as soon as the store takes it; meanwhile no claims.
-            log.warning("sitq: worker %s cannot store results, will try again: %s", self.name, error)
-            if claimer is self.claimer:
-                self._freed += freed
-            await asyncio.sleep(AGAIN_S)
-        else:
-            for completion, counts in zip(completions, accepted, strict=True):
-                if not counts:
-                    self._reject(completion.claim)
-        finally:
-            self._storing = None
-
-    @property
-    def unsaved(self) -> int:
-        """How many outcomes are not stored yet."""
-        return len(self._to_store) + len(self._storing or ())
-
-    def _reject(self, claim: Claim) -> None:
-        self.rejected += 1
-        log.warning(
-            "sitq: a late result of task %s, attempt %d was rejected: the task was taken from this worker",
-            self.backend.ids.text(claim.number),
-            claim.attempt,
-        )
+                self.storing.add(completion_of(claim, outcome, self.serializer.number))
+        self.storing.wake.set()
 
     # ---- timeouts and cancels ----
     def _timed_out(self, key: int) -> None:
@@ -292,7 +231,7 @@ class Slots:
         """End a task now. Its slot is free when the executor says that the call has ended."""
         running = self.running[key]
         running.settle()
-        self._store(completion)
+        self.storing.add(completion)
         if not self.executor.cancel(key):
             running.stuck = True
             log.warning(
@@ -307,22 +246,19 @@ class Slots:
         while not self.over and (
             self._claimed
             or self._spawned
-            or self._to_be_stored()
+            or self.storing.busy
             or not all(running.stuck for running in self.running.values())
         ):
             await self._move()
 
     async def stored(self) -> None:
         """Wait until what has ended is stored."""
-        while not self.over and self._to_be_stored():
+        while not self.over and self.storing.busy:
             await self._move()
-
-    def _to_be_stored(self) -> bool:
-        return bool(self._to_store or self._freed or self._storing is not None)
 
     async def _move(self) -> None:
         self._moved.clear()
-        self._wake.set()
+        self.storing.wake.set()
         await self._moved.wait()
 
     async def give_up(self) -> bool:
@@ -343,8 +279,8 @@ class Slots:
                 async with asyncio.timeout(LAST_WORDS_S):
                     while any(key in self.running for key in cancelled):
                         await self._move()
-            self._telling.due = True
-            if told := self._telling.take():
+            self.storing.telling.due = True
+            if told := self.storing.telling.take():
                 await self.backend.append(self.claimer.session, told)
             await self.backend.release(self.claimer.session, released)
         if stuck:
@@ -374,8 +310,8 @@ class Slots:
 
     async def finish(self) -> None:
         """Take nothing more. What could not be stored is released with the session's end."""
-        if self.unsaved and not self.over:
-            log.error("sitq: worker %s stops with %d results not stored", self.name, self.unsaved)
+        if self.storing.unsaved and not self.over:
+            log.error("sitq: worker %s stops with %d results not stored", self.name, self.storing.unsaved)
         self.over = True
         self._moved.set()
         if self._spawned and not self.loop.is_closed():

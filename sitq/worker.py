@@ -138,12 +138,12 @@ class Worker:
     @property
     def done(self) -> int:
         """How many attempts ended in this worker."""
-        return self._done + (self._life.slots.ended if self._life is not None else 0)
+        return self._done + (self._life.slots.storing.ended if self._life is not None else 0)
 
     @property
     def rejected(self) -> int:
         """How many results came too late: the task had been taken away, since the worker was taken for dead."""
-        return self._rejected + (self._life.slots.rejected if self._life is not None else 0)
+        return self._rejected + (self._life.slots.storing.rejected if self._life is not None else 0)
 
     # ---- life ----
     async def start(self) -> None:
@@ -242,8 +242,8 @@ class Worker:
         await life.end(wait)
         if self._life is life:
             self._life = None
-            self._done += life.slots.ended
-            self._rejected += life.slots.rejected
+            self._done += life.slots.storing.ended
+            self._rejected += life.slots.storing.rejected
 
     def pause(self) -> None:
         """Claim nothing more until :meth:`resume`; what runs goes on."""

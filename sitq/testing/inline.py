@@ -164,8 +164,8 @@ class InlineQueue(TaskQueue):
             return
         slots = worker._life.slots
         ended = -1
-        while slots.ended != ended:
-            ended = slots.ended
+        while slots.storing.ended != ended:
+            ended = slots.storing.ended
             self.backend.more(slots.claimer, 0)  # looks for tasks
             await self.backend.claim(slots.claimer.session, 0, self._lanes)  # comes back when that is done
             await asyncio.sleep(0)
