@@ -94,7 +94,8 @@ class StopWhen:
             if not await self.says(numbers, ended):
                 return
             counts = await backend.counts(batch=self._batch)
-            stop = Stop(f"stop_when: it was true when {counts.finished:,} of {counts.total:,} had finished", True)
+            finished = counts.completed + counts.failed
+            stop = Stop(f"stop_when: it was true when {finished:,} of {counts.total:,} had finished", True)
         except InvalidArgument as error:  # nobody may be there to see it: what it should have stopped waits
             stop = Stop(str(error), False)
         await backend.stop_batch(self._batch, stop)

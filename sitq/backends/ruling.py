@@ -118,8 +118,11 @@ def _write_stop(group: Group, batch: int, found: Stop | None) -> None:
 
 
 def stop_all(group: Group, requests: Sequence[tuple[int, Stop]]) -> list[int]:
-    """Stop batches."""
-    return [stop(group, batch, found) for batch, found in requests]
+    """Stop batches; those that were ended before keep their reason."""
+    return [
+        0 if (before := stop_of(group, batch)) and before.ends else stop(group, batch, found)
+        for batch, found in requests
+    ]
 
 
 def stop_of(group: Group, batch: int) -> Stop | None:

@@ -236,6 +236,14 @@ async def test_others_end_and_pause_a_batch_too(backend: Backend, worker: int) -
     await check(backend, batch)
 
 
+async def test_a_batch_that_was_ended_keeps_its_reason(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 4)
+    await backend.claim(worker, 1, LOCAL)  # it runs on, so that the batch has something left
+    assert await backend.stop_batch(batch, ENDED) == 3
+    assert await backend.stop_batch(batch, Stop("later", ends=True)) == 0
+    assert await backend.stop(batch) == ENDED
+
+
 # ---- a map ----
 async def stopped(svc: Svc, stop: Stop) -> None:
     await svc.backend.stop_batch(svc.batch, stop)

@@ -18,7 +18,7 @@ from sitq.errors import BatchPaused, InvalidArgument, InvalidType
 from sitq.rules import ALIKE, broken, kind_of
 from sitq.stopping import StopWhen
 from tests.cells import function, ran
-from tests.stage import LONG_S, Stage, hold_in_loop
+from tests.stage import LONG_S, Stage, hold, hold_in_loop
 
 pytestmark = pytest.mark.usefixtures("stage")
 
@@ -204,6 +204,32 @@ async def test_stop_when_ends_a_batch_and_sees_each_task_once(queue: sitq.TaskQu
     assert set(seen["param.x"]) <= set(range(counts.completed))
     assert "svc: ended by stop_when: it was true when " in lines()[-1]
     assert set((await batch.to_frame()).query("status == 'cancelled'").error_type) == {"EndedByRule"}
+
+
+async def test_what_stop_when_cancels_has_not_finished(queue: sitq.TaskQueue, stage: Stage) -> None:
+    async def held(x: int) -> int:
+        if x == 1:
+            await asyncio.to_thread(hold)
+        return x if x < 2 else int(await hold_in_loop(x))
+
+    asked: list[int] = []
+
+    def enough(df: pd.DataFrame) -> bool:
+        asked.extend(df["param.x"])
+        return True
+
+    batch = await queue.map(held, range(5), name="svc", stop_when=enough)
+    async with sitq.Worker(queue.backend, concurrency=3), asyncio.timeout(LONG_S):
+        while (await queue.counts(batch)).cancelled == 0:
+            await asyncio.sleep(0.01)
+        stage.go.set()
+        while len(asked) < 2:  # it is true of this one, too, and the last one still runs
+            await asyncio.sleep(0.01)
+        stage.let_go()
+        await batch.wait()
+    stopped = await queue.backend.stop(batch.batch_number)
+    assert stopped is not None
+    assert stopped.why == "stop_when: it was true when 1 of 5 had finished"
 
 
 async def test_stop_when_is_asked_of_what_had_finished_before(queue: sitq.TaskQueue, lines: Any) -> None:
