@@ -79,6 +79,7 @@ class MapStart(NamedTuple):
     batch: int
     lane: str
     version: int | None  # None: the batch was there before
+    paused: bool = False  # by its user
 
 
 class Point(NamedTuple):

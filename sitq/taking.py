@@ -43,6 +43,7 @@ STORY = (  # what became of the rows, in the order of telling
 RUNS = ("new", "again", "again with the new code", "go on")
 # Python tells a warning once for each line of code; a cell is run again and again, and this is news each time.
 warnings.simplefilter("always", StaleResults, append=True)
+RESUMES = "`await batch.resume()` lets it go on"
 WAIT_S = 0.05  # between two looks whether another map of the batch has ended
 
 
@@ -86,6 +87,7 @@ class Taking:
         self._batch = start.batch
         self._lane = start.lane
         self._is_new = start.version is not None
+        self._paused = start.paused
         self._function = version.function  # of new tasks and those that take what the map says
         self._version = start.version or 0  # theirs; 0: not stored yet
         self._new = version
@@ -273,6 +275,9 @@ class Taking:
                 self.kept += len(renewed)
                 self._story["kept"] += len(renewed)
                 self._kept_without_value[CANCELLED] += len(renewed)
+        if self._paused and stop is None and any(self._story[what] for what in RUNS):
+            self._story["held"] += self._story.pop("go on", 0)
+            self._note += f" · paused: {RESUMES}"
         unasked = [
             point.number
             for identity, same in self._points.items()
@@ -317,7 +322,7 @@ class Taking:
             self._story["cancelled" if stop.ends else "held"] = self._story.pop("go on", 0)
             self._note += f" · {told(stop)}"
             if not stop.ends:
-                self._note += "; `await batch.resume()` lets it go on"
+                self._note += f"; {RESUMES}"
         return stop
 
     # ---- what was done ----

@@ -68,10 +68,10 @@ def begin_map(group: Group, batches: Sequence[NewBatch]) -> list[MapStart | None
 def _take_up(group: Group, batch: NewBatch) -> MapStart | None:
     found = group.execute(
         "UPDATE batches SET mapping = ?, mapped_after = ? WHERE name = ?"
-        " RETURNING number, (SELECT name FROM lanes WHERE lanes.number = lane)",
+        " RETURNING number, (SELECT name FROM lanes WHERE lanes.number = lane), paused",
         (batch.session, group.last_task(), batch.name),
     ).fetchone()
-    return MapStart(found[0], found[1], None) if found else None
+    return MapStart(found[0], found[1], None, bool(found[2])) if found else None
 
 
 def _create(group: Group, batch: NewBatch) -> MapStart:

@@ -26,10 +26,11 @@ class Svc:
     batch: int
     version: int
 
-    async def take_up(self, version: NewVersion = NEW_VERSION, session: int | None = None) -> int:
+    async def take_up(self, version: NewVersion = NEW_VERSION, session: int | None = None, paused: bool = False) -> int:
         """Begin another map; returns the number of its version."""
         session = self.session if session is None else session
-        assert await self.backend.begin_map(new_batch("svc", session=session)) == MapStart(self.batch, "default", None)
+        start = await self.backend.begin_map(new_batch("svc", session=session))
+        assert start == MapStart(self.batch, "default", None, paused)
         return await self.backend.add_version(self.batch, version)
 
     async def add(self, *keys: str, version: int | None = None, **more: Any) -> list[int]:

@@ -69,7 +69,7 @@ async def test_what_its_user_runs_again_waits(backend: Backend, worker: int, ver
 
 async def test_what_another_map_adds_waits(svc: Svc) -> None:
     assert await pause(svc.backend, svc.batch) == 4
-    version = await svc.take_up()
+    version = await svc.take_up(paused=True)
     await svc.add("x", first=4, version=version)
     await svc.end_map(version)
     await check_it_waits(svc.backend, svc.worker, svc.batch, 5)

@@ -186,6 +186,16 @@ async def test_what_is_retried_while_its_batch_is_paused_waits_for_resume(queue:
         assert await asyncio.wait_for(batch.values(), LONG_S) == [7]
 
 
+async def test_the_map_of_a_batch_that_its_user_paused_says_so(queue: sitq.TaskQueue, lines: Any) -> None:
+    batch = await queue.map(function("return x"), range(3), name="svc")
+    await batch.pause()
+    await queue.map(function("return x"), range(4), name="svc")
+    assert lines()[1:] == ["svc: 1 new, 3 held · paused: `await batch.resume()` lets it go on"]
+    await batch.resume()
+    await queue.map(function("return x"), range(4), name="svc")
+    assert lines() == ["svc: 4 go on"]
+
+
 # ---- stop_when ----
 async def test_stop_when_ends_a_batch_and_sees_each_task_once(queue: sitq.TaskQueue, lines: Any) -> None:
     frames: list[pd.DataFrame] = []
