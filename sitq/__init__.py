@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sitq.backends.sqlite import SQLiteBackend as SQLiteBackend
     from sitq.batch import Batch as Batch
     from sitq.building import once as once
-    from sitq.context import current_task as current_task
+    from sitq.current import current_task as current_task
     from sitq.distributions import loguniform as loguniform
     from sitq.errors import CodeChanged as CodeChanged
     from sitq.errors import Interrupted as Interrupted
@@ -71,7 +71,7 @@ _HOME = {
     "TaskNotFound": "errors",
     "TaskQueue": "queue",
     "Worker": "worker",
-    "current_task": "context",
+    "current_task": "current",
     "grid": "grids",
     "items": "feeding",
     "labels": "grids",

@@ -25,7 +25,7 @@ ON CONFLICT (task, attempt) DO UPDATE SET
     notes = coalesce(excluded.notes, notes)
 """
 LOG = "INSERT OR REPLACE INTO metrics SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL"
-FILE = re.compile(r"sitq-checkpoint-(\d+)-(\d+)")  # as sitq.context names it: attempt, and count of its checkpoints
+FILE = re.compile(r"sitq-checkpoint-(\d+)-(\d+)")  # as sitq.current names it: attempt, and count of its checkpoints
 
 
 def append(group: Group, requests: Sequence[tuple[int, Sequence[Told]]]) -> list[None]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import sitq
-from sitq.context import Attempt, Facts, current_task, running
+from sitq.context import Attempt, Facts, running
+from sitq.current import CurrentTask, current_task
 from sitq.reports import Checkpoint, Gathered, Metric, Output, Progress, Report
 from sitq.serialization import CloudpickleSerializer
 from tests.stage import LONG_S
@@ -62,13 +63,13 @@ async def test_a_task_knows_itself_in_the_loop_and_in_a_thread(function: object)
 
 
 def test_the_seed_is_the_same_in_every_attempt(told: Told) -> None:
-    seeds = {told.attempt(attempt=attempt).task().seed for attempt in range(1, 5)}
+    seeds = {CurrentTask(told.attempt(attempt=attempt)).seed for attempt in range(1, 5)}
     assert len(seeds) == 1
     assert 0 < seeds.pop() < 2**32
 
 
 def test_reports_are_plain_data_that_crosses_a_pipe(told: Told) -> None:
-    task = told.attempt().task()
+    task = CurrentTask(told.attempt())
     task.progress(1, 3, "first")
     task.log(loss=0.5)
     task.note("a word", shape=(2, 3))
@@ -78,7 +79,7 @@ def test_reports_are_plain_data_that_crosses_a_pipe(told: Told) -> None:
 
 
 def test_a_step_is_one_more_than_the_last(told: Told) -> None:
-    task = told.attempt().task()
+    task = CurrentTask(told.attempt())
     task.log(loss=1)
     task.log(step=10, loss=2)
     task.log(loss=3, accuracy=4)
@@ -91,42 +92,42 @@ def test_a_step_is_one_more_than_the_last(told: Told) -> None:
 
 
 def test_track_tells_of_each_item_with_the_length_as_total(told: Told) -> None:
-    assert list(told.attempt().task().track("ab", message="letters")) == ["a", "b"]
+    assert list(CurrentTask(told.attempt()).track("ab", message="letters")) == ["a", "b"]
     assert [report.progress for report in told] == [Progress(done, 2, "letters") for done in range(3)]
 
 
 def test_track_of_what_is_left_begins_at_what_is_done(told: Told) -> None:
-    assert list(told.attempt().task().track(range(3, 5), total=5)) == [3, 4]
+    assert list(CurrentTask(told.attempt()).track(range(3, 5), total=5)) == [3, 4]
     assert [report.progress for report in told] == [Progress(done, 5, None) for done in (3, 4, 5)]
 
 
 @pytest.mark.parametrize("size", [10, 1_500_000])
 def test_what_one_attempt_saved_the_next_one_loads(told: Told, tmp_path: Path, size: int) -> None:
-    first = told.attempt(tmp_path / "files").task()
+    first = CurrentTask(told.attempt(tmp_path / "files"))
     first.log(loss=1)
     first.save(b"x" * 3)
     first.save(b"y" * size)
     assert first.load() == b"y" * size
     saved = told[-1].checkpoint
-    second = told.attempt(tmp_path / "files", 2, saved).task()
+    second = CurrentTask(told.attempt(tmp_path / "files", 2, saved))
     assert second.load() == b"y" * size
     second.log(loss=2)
     assert told[-1].metrics[0].step == 1, "steps go on behind the checkpoint"
 
 
 def test_files_of_a_task_are_for_its_user_alone(told: Told, tmp_path: Path) -> None:
-    folder = told.attempt(tmp_path / "x.db.files" / "an id").task().folder
+    folder = CurrentTask(told.attempt(tmp_path / "x.db.files" / "an id")).folder
     assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
 
 
 def test_the_file_of_a_checkpoint_that_was_changed_is_not_unpickled(told: Told, tmp_path: Path) -> None:
-    told.attempt(tmp_path).task().save(b"y" * 1_500_000)
+    CurrentTask(told.attempt(tmp_path)).save(b"y" * 1_500_000)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(sitq.SitqError, match="was changed after it was saved"):
-        told.attempt(tmp_path, 2, told[-1].checkpoint).task().load()
+        CurrentTask(told.attempt(tmp_path, 2, told[-1].checkpoint)).load()
     file.unlink()
-    assert told.attempt(tmp_path, 2, told[-1].checkpoint).task().load() is None
+    assert CurrentTask(told.attempt(tmp_path, 2, told[-1].checkpoint)).load() is None
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_bad_input_is_one_clear_error_also_outside_of_a_task(call: object, why: 
 def test_an_array_of_one_number_is_a_number(told: Told) -> None:
     import numpy as np
 
-    told.attempt().task().log(loss=np.float32(0.5), rows=np.int64(3), mean=np.array(2.0))
+    CurrentTask(told.attempt()).log(loss=np.float32(0.5), rows=np.int64(3), mean=np.array(2.0))
     assert [metric.value for metric in told[-1].metrics] == [0.5, 3.0, 2.0]
 
 

@@ -23,7 +23,8 @@ import pytest
 
 import sitq
 from sitq.call import Call, Outcome, Unavailable
-from sitq.context import Attempt, Facts, current_task
+from sitq.context import Attempt, Facts
+from sitq.current import current_task
 from sitq.errors import TaskTimeout, UntrustedPayload
 from sitq.executors import keeper, surroundings
 from sitq.executors.process import ProcessExecutor

@@ -14,7 +14,7 @@ import pytest
 
 import sitq
 from sitq import testing
-from sitq.context import CurrentTask
+from sitq.current import CurrentTask
 from sitq.models import EDGES
 from sitq.notebook import frames, over_time, records, stats
 from sitq.notebook.tables import local_zone
