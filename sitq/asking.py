@@ -31,6 +31,7 @@ class Asking(Connected):
     serializer: Serializer
     _overview: Overview | None
 
+    @reader("result = await queue.get_result(task_id)")
     async def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
         """Wait for a task's end.
 

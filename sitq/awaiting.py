@@ -1,10 +1,13 @@
-"""What readers return: a coroutine that says how to await it when a cell forgets to."""
+"""What asynchronous verbs return: a coroutine that says how to await it when a cell forgets to."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+
+from sitq.errors import InvalidCall, nearest
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -18,17 +21,22 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
 
     __slots__ = ("_begin", "_hint", "_inner")
 
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, T]], hint: str):
+    def __init__(
+        self,
+        begin: Callable[[], Coroutine[Any, Any, T]],
+        hint: str,
+        begun: Coroutine[Any, Any, T] | None = None,
+    ):
         self._begin = begin
         self._hint = hint
-        self._inner: Coroutine[Any, Any, T] | None = None
+        self._inner = begun
 
     def _coroutine(self) -> Coroutine[Any, Any, T]:
         if self._inner is None:
             self._inner = self._begin()
         return self._inner
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self._coroutine().__await__()
 
     def send(self, value: Any) -> Any:
@@ -59,21 +67,57 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
 
 
 def reader(hint: str) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Reading[T]]]:
-    """Make an asynchronous method return a :class:`Reading`.
+    """Make an asynchronous method that only reads return a :class:`Reading`; dropped, it leaves no warning.
 
     Parameters
     ----------
     hint : str
         The line that a user should have written, such as ``"df = await batch.to_frame()"``.
     """
+    return _hinting(hint, is_silent=True)
 
+
+def starter(hint: str) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Reading[T]]]:
+    """Make an asynchronous method that does something return a :class:`Reading`; dropped, Python warns of it as usual.
+
+    Parameters
+    ----------
+    hint : str
+        The line that a user should have written, such as ``"batch = await queue.map(…)"``.
+    """
+    return _hinting(hint, is_silent=False)
+
+
+def _hinting(hint: str, is_silent: bool) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Reading[T]]]:
     def decorate(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Reading[T]]:
         told = f"{method.__name__}() is asynchronous: {hint}"
 
         @functools.wraps(method)
         def begin(*args: P.args, **kwargs: P.kwargs) -> Reading[T]:
+            try:
+                made = method(*args, **kwargs)
+            except TypeError:  # nothing of it has run yet: it cannot be called so
+                raise _called_wrongly(hint, method, args, kwargs) from None
+            if not is_silent:
+                return Reading(lambda: made, told, made)
+            made.close()  # Python would warn of it, if it was dropped
             return Reading(lambda: method(*args, **kwargs), told)
 
         return begin
 
     return decorate
+
+
+def _called_wrongly(hint: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InvalidCall:
+    """Word a wrong call by the name that its user knows, without the object itself and its class."""
+    verb = hint.partition("await ")[2].partition("(")[0]
+    signature = inspect.signature(method)
+    why = "cannot be called so"
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        why = str(error)
+    unknown = [name for name in kwargs if name not in signature.parameters]
+    near = nearest(unknown[0], signature.parameters) if unknown else ""
+    _, *taken = (one.replace(annotation=one.empty) for one in signature.parameters.values())
+    return InvalidCall(f"{verb}(): {why}{near}; it is {verb}{inspect.Signature(taken)}")

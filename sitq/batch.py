@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks
+from sitq.awaiting import starter
 from sitq.errors import InvalidArgument, bad_type, bad_value
 from sitq.gathering import Gathering
 from sitq.interrupts import interruptible
@@ -123,10 +124,12 @@ class Batch(Gathering, Surveying):
         return self
 
     # ---- steering ----
+    @starter("await batch.cancel()")
     async def cancel(self) -> int:
         """Cancel what has not ended; see :meth:`TaskQueue.cancel`."""
         return await self.queue.cancel(self)
 
+    @starter("await batch.retry()")
     async def retry(self, func: Callable[..., Any] | None = None) -> int:
         """Run failed and cancelled tasks again, with another function if one is given; see :meth:`TaskQueue.retry`."""
         return await self.queue.retry(self, func)
@@ -138,6 +141,7 @@ class Batch(Gathering, Surveying):
         backend = self.queue.backend
         return await self.queue.retry(backend.ids.texts(await backend.numbers(kind)))
 
+    @starter("await batch.rerun()")
     async def rerun(self, *, stale: bool = False) -> int:
         """Run completed tasks again with the code of the last map; see :meth:`TaskQueue.rerun`.
 
@@ -155,6 +159,7 @@ class Batch(Gathering, Surveying):
         numbers = [number for number, _ in await backend.stale(self.batch_number)]
         return await self.queue._rerun(Filter(numbers=numbers))
 
+    @starter("await batch.rename(name)")
     async def rename(self, name: str) -> None:
         """Give the batch another name; its ``map`` finds it by that from now on.
 
@@ -171,18 +176,22 @@ class Batch(Gathering, Surveying):
         await self.queue.backend.rename(self.batch_number, checks.text("name", name))
         self.name = name
 
+    @starter("await batch.prioritize(priority)")
     async def prioritize(self, priority: int) -> int:
         """Change the priority of what is pending; see :meth:`TaskQueue.prioritize`."""
         return await self.queue.prioritize(self, priority)
 
+    @starter("await batch.pause()")
     async def pause(self) -> int:
         """Start nothing more of it until :meth:`resume`, what is retried meanwhile too; see :meth:`TaskQueue.pause`."""
         return await self.queue.pause(self)
 
+    @starter("await batch.resume()")
     async def resume(self) -> int:
         """Let go what is held; see :meth:`TaskQueue.resume`."""
         return await self.queue.resume(self)
 
+    @starter("await batch.purge()")
     async def purge(self) -> int:
         """Delete what has ended; see :meth:`TaskQueue.purge`."""
         return await self.queue.purge(self)

@@ -9,6 +9,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Protocol, Self
 
+from sitq.awaiting import starter
 from sitq.backends.base import Backend
 from sitq.errors import BackendMoved, ForkedQueue, QueueClosed, SitqError, WrongEventLoop, bad_type
 from sitq.loops import Tick, call_in_loop, in_kernel
@@ -59,6 +60,7 @@ class Connected:
         self._closed = False
         self._left_open: list[Session] = []  # of loops that were closed under us
 
+    @starter("await queue.connect()")
     async def connect(self) -> None:
         """Open the database, which is made if it is new. A connected queue stays so.
 
@@ -156,6 +158,7 @@ class Connected:
             self._left_open.append(self._session)
         self._connecting = self._closing = self._renewing = self._session = self._results = self._tick = None
 
+    @starter("await queue.close()")
     async def close(self) -> None:
         """Stop the worker that ``sitq.open`` started, write what is queued, and disconnect. A closed queue stays so.
 

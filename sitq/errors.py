@@ -5,6 +5,7 @@
     SitqError
     ├── InvalidArgument (ValueError)      a value that no call could use
     ├── InvalidType (TypeError)           a value of a kind that no call could use
+    │   └── InvalidCall                   arguments that a verb does not have
     ├── TaskNotFound (LookupError)        an id that names no task of this database
     ├── BatchNotFound (LookupError)       a name that no batch has
     ├── BatchExists (ValueError)          a name that a batch has already
@@ -37,7 +38,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 SHOWN = 80  # characters of a bad value that an error shows
@@ -53,6 +54,22 @@ class InvalidArgument(SitqError, ValueError):
 
 class InvalidType(SitqError, TypeError):
     """A value of a kind that no call could use."""
+
+
+class InvalidCall(InvalidType):
+    """Arguments that a verb does not have, or one that it misses."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython shows the innermost frame, also where that hides itself
+        from IPython import get_ipython
+
+        last = self.__traceback__
+        while last is not None and last.tb_next is not None and last.tb_next.tb_next is not None:
+            last = last.tb_next
+        if last is not None:
+            last.tb_next = None  # the call is wrong at the line that makes it
+        shell: Any = get_ipython()
+        lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+        return lines
 
 
 class TaskNotFound(SitqError, LookupError):
@@ -223,6 +240,8 @@ def bad_value(name: str, value: object, wanted: str) -> InvalidArgument:
 
 def bad_type(name: str, value: object, wanted: str) -> InvalidType:
     """Word the error for a value of the wrong kind."""
+    if isinstance(value, Coroutine):  # it says itself what was forgotten, if it is one of ours
+        return InvalidType(f"{name} must be {wanted}, not {shown(value)}: await it first")
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     what = f"the class {kind}" if isinstance(value, type) else f"{shown(value)} ({kind})"
     return InvalidType(f"{name} must be {wanted}, not {what}")

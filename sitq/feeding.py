@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
 from sitq.errors import InvalidArgument, InvalidType, bad_type
@@ -96,9 +95,9 @@ def feed(rows: Any) -> Numbered:
 
 def check_iterable(name: str, value: Any, expected: str) -> None:
     """Refuse what gives no rows, or gives them by mistake, with the remedy."""
-    if inspect.iscoroutine(value):
+    if isinstance(value, Coroutine):
         value.close()  # no "was never awaited" beside our error
-        raise InvalidType(f"{bad_type(name, value, expected)}: await it first")
+        raise bad_type(name, value, expected)
     if isinstance(value, Mapping):
         raise InvalidType(f"{bad_type(name, value, expected)}; the pairs of a dict are sitq.items(d.items())")
     is_many = not isinstance(value, str | bytes | type)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sitq import checks, clock
+from sitq.awaiting import reader
 from sitq.batch_rows import Stop
 from sitq.errors import BatchPaused, TaskNotFound, bad_value
 from sitq.interrupts import interruptible
@@ -34,6 +35,7 @@ class Gathering(Ordered):
     _bar: Bar | None  # while it moves, it tells the rule that stopped the batch
     _told_stop: Stop | None = None
 
+    @reader("await batch.wait()")
     async def wait(self, timeout: float | str | None = None) -> bool:
         """Wait until every task has ended, without a bar.
 
@@ -92,6 +94,7 @@ class Gathering(Ordered):
     async def _counts(self) -> Counts:
         return await self.queue.backend.counts(batch=self.batch_number)
 
+    @reader("values = await batch.values()")
     async def values(self, errors: Literal["raise", "skip", "none"] = "raise") -> list[Any]:
         """Wait for all tasks, and return their values in the order of the rows.
 
@@ -136,6 +139,7 @@ class Gathering(Ordered):
         strangers.tell()
         return found
 
+    @reader("results = await batch.results()")
     async def results(self) -> list[Result]:
         """Wait for all tasks, and return their Results in the order of the rows, without those that were purged."""
         await self.wait()

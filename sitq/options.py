@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
+from sitq.awaiting import starter
 from sitq.durations import moment, seconds
 from sitq.durations import rate as read_rate
 from sitq.errors import InvalidArgument, InvalidType, bad_type, bad_value, nearest, shown
@@ -118,6 +119,7 @@ class TaskOptions:
         after = await self._after_numbers()
         return await self._queue._enqueue(self._options, bool(self._record_params), func, args, kwargs, after)
 
+    @starter("batch = await queue.options(…).map(f, rows)")
     async def map(
         self,
         func: Callable[..., Any],

@@ -11,12 +11,13 @@ import pickle
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from sitq.content import content_digest
 from sitq.errors import (
     InvalidArgument,
+    InvalidType,
     PayloadTooLarge,
     SerializationError,
     bad_type,
@@ -211,10 +212,10 @@ class Packer:
 
 def check_function(function: object) -> None:
     """Refuse what cannot be called later, with the remedy."""
-    if inspect.iscoroutine(function):
-        name = function.__qualname__
+    if isinstance(function, Coroutine):
+        name = getattr(function, "__qualname__", "f")
         function.close()  # no "was never awaited" beside our error
-        raise bad_type("func", function, f"the function itself: write enqueue({name}, …), not enqueue({name}(…))")
+        raise InvalidType(f"func must be the function itself: write enqueue({name}, …), not enqueue({name}(…))")
     if not callable(function):
         raise bad_type("func", function, "a function")
     inner = _unwrapped(function)

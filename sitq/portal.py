@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -36,7 +35,7 @@ class Portal:
                 " or a TaskQueue here"
             )
         if error is not None:
-            if inspect.iscoroutine(awaitable):
+            if isinstance(awaitable, Coroutine):
                 awaitable.close()  # no "never awaited" beside the error
             raise error
 
@@ -46,7 +45,7 @@ class Portal:
         try:
             future = self._thread.submit(run())
         except RuntimeError:
-            if inspect.iscoroutine(awaitable):
+            if isinstance(awaitable, Coroutine):
                 awaitable.close()
             raise QueueClosed("this queue was closed meanwhile") from None
         try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks, clock
-from sitq.awaiting import reader
+from sitq.awaiting import reader, starter
 from sitq.backends.base import Backend
 from sitq.batch import Batch
 from sitq.displayed import Displayed
@@ -68,6 +67,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         self._default = Options(lane=self.lane or "default")
         self._stop_whens: dict[int, StopWhen] = {}  # by batch
 
+    @starter("value = await queue.replay(task_id)")
     async def replay(self, task: Any, func: Callable[..., Any] | None = None) -> Any:
         """Run a stored call once more in this cell, and return its value; what it raises comes out as it is.
 
@@ -99,7 +99,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         """
         function, args, kwargs = await stored_call(self, task, func)
         value = function(*args, **kwargs)
-        return await value if inspect.iscoroutine(value) else value
+        return await value if isinstance(value, Coroutine) else value
 
     def options(self, **options: Any) -> TaskOptions:
         """Return an enqueuer with options, which so take no argument's name away.
@@ -144,6 +144,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         """
         return TaskOptions(self, *read_options(self._default.lane, options))
 
+    @starter("batch = await queue.map(f, rows)")
     async def map(
         self,
         func: Callable[..., Any],
@@ -272,6 +273,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         since = clock.now_us() if ended < row.total else 0  # its bar tells the pace of what this kernel saw
         return Batch(self, row.number, row.name, row.lane, numbers, mapped_at=since)
 
+    @starter("await queue.rename(batch, name)")
     async def rename(self, batch: Batch | str, name: str) -> None:
         """Give a batch another name; its ``map`` finds it by that from now on.
 

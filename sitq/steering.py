@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sitq import checks, clock
+from sitq.awaiting import starter
 from sitq.batch_rows import NewVersion
 from sitq.connected import Connected
 from sitq.durations import seconds
@@ -23,6 +24,7 @@ class Steering(Connected):
     lane: str | None
     packer: Packer
 
+    @starter("await queue.cancel(tasks)")
     async def cancel(self, selection: Any) -> int:
         """Cancel tasks: pending ones at once; processing ones are told to stop, coroutines at once.
 
@@ -39,6 +41,7 @@ class Steering(Connected):
         await self._session_number()
         return await self.backend.cancel(select(selection, self.backend.ids))
 
+    @starter("await queue.retry(tasks)")
     async def retry(self, selection: Any, func: Callable[..., Any] | None = None) -> int:
         """Put failed and cancelled tasks back to pending, with fresh budgets; the old attempt is kept.
 
@@ -63,6 +66,7 @@ class Steering(Connected):
         await self.backend.hold(tasks, Waits(0), False, session)  # lets nothing go: they are our work from now on
         return changed
 
+    @starter("await queue.rerun(tasks)")
     async def rerun(self, selection: Any) -> int:
         """Put completed tasks back to pending; the old results stay in their attempts.
 
@@ -81,11 +85,13 @@ class Steering(Connected):
         await self.backend.hold(tasks, Waits(0), False, session)
         return changed
 
+    @starter("await queue.prioritize(tasks, priority)")
     async def prioritize(self, selection: Any, priority: int) -> int:
         """Change the priority of pending tasks, and return of how many."""
         await self._session_number()
         return await self.backend.prioritize(select(selection, self.backend.ids), checks.priority(priority))
 
+    @starter("await queue.pause()")
     async def pause(self, selection: Any = None) -> int:
         """Hold tasks until :meth:`resume`.
 
@@ -103,6 +109,7 @@ class Steering(Connected):
         changed = await self.backend.pause(self.lane, True)
         return (await self.backend.counts(self.lane)).pending if changed else 0
 
+    @starter("await queue.resume()")
     async def resume(self, selection: Any = None) -> int:
         """Let held tasks go: those of a selection, or without one the lane's flag and every hold.
 
@@ -120,6 +127,7 @@ class Steering(Connected):
         changed = await self.backend.pause(self.lane, False)
         return pending if changed else let_go
 
+    @starter("await queue.purge(tasks)")
     async def purge(self, selection: Any = None, *, older_than: float | str | None = None) -> int:
         """Delete tasks that have ended, with their results; never a live one.
 

@@ -6,10 +6,9 @@ too, since it is another one.
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sitq.alerts import Alarm, Alert
@@ -257,7 +256,7 @@ class SyncTaskQueue:
         """Run a stored call once more in this thread; see :meth:`TaskQueue.replay`."""
         function, args, kwargs = self._call(stored_call(self._queue, task, func))
         value = function(*args, **kwargs)
-        return self._call(value) if inspect.iscoroutine(value) else value
+        return self._call(value) if isinstance(value, Coroutine) else value
 
     def rename(self, batch: SyncBatch | str, name: str) -> None:
         """Give a batch another name; see :meth:`TaskQueue.rename`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sitq import checks
 from sitq.asking import Asking
+from sitq.awaiting import starter
 from sitq.durations import rate as read_rate
 from sitq.errors import InvalidArgument, bad_type
 from sitq.rows import Limit
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Tending(Asking):
     """Tends the database that a queue is on."""
 
+    @starter("await queue.backup(path)")
     async def backup(
         self, path: str | os.PathLike[str], *, batches: Iterable[Batch | str] | None = None, payloads: bool = True
     ) -> None:
@@ -72,6 +74,7 @@ class Tending(Asking):
         except FileExistsError:
             raise InvalidArgument(f"path: {str(target)!r} exists; a backup is a new file") from None
 
+    @starter('await queue.limit(name, rate="500/min")')
     async def limit(self, name: str, *, rate: str | None = None, concurrency: int | None = None) -> None:
         """Make a limit, or change it: what its tasks may do in all processes on this database together.
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
+from sitq.awaiting import starter
 from sitq.backends.base import Backend
 from sitq.errors import InvalidArgument, QueueClosed, bad_type, bad_value
 from sitq.executors.choosing import as_executor
@@ -146,6 +147,7 @@ class Worker:
         return self._rejected + (self._life.slots.storing.rejected if self._life is not None else 0)
 
     # ---- life ----
+    @starter("await worker.start()")
     async def start(self) -> None:
         """Begin to work; returns once it does. A worker that runs already goes on.
 
@@ -206,6 +208,7 @@ class Worker:
             older._life.retire()
         _named[where, self.name] = self
 
+    @starter("await worker.stop()")
     async def stop(self, grace: float | str | None = None) -> None:
         """Claim nothing more, wait for what runs, and end the session. A worker that does not run stays so.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks, clock
+from sitq.awaiting import reader, starter
 from sitq.backends.base import Backend
 from sitq.call import Call, run
 from sitq.errors import InvalidArgument
@@ -184,6 +185,7 @@ class InlineQueue(TaskQueue):
         await super()._watch(batch, stop_when)
         await self._come_to_rest()
 
+    @starter("await queue.retry(tasks)")
     async def retry(self, selection: Any, func: Callable[..., Any] | None = None) -> int:
         """Put failed and cancelled tasks back, and run them; see :meth:`TaskQueue.retry`."""
         changed = await super().retry(selection, func)
@@ -195,6 +197,7 @@ class InlineQueue(TaskQueue):
         await self._come_to_rest()
         return changed
 
+    @starter("await queue.resume()")
     async def resume(self, selection: Any = None) -> int:
         """Let held tasks go, and run them; see :meth:`TaskQueue.resume`."""
         changed = await super().resume(selection)
@@ -202,6 +205,7 @@ class InlineQueue(TaskQueue):
         return changed
 
     # ---- waits ----
+    @reader("result = await queue.get_result(task_id)")
     async def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
         """Return how a task ended, moving the clock instead of waiting; see :meth:`TaskQueue.get_result`."""
         wait = checks.wait_seconds(timeout)

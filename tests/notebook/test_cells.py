@@ -121,10 +121,26 @@ async def test_a_forgotten_await_shows_what_to_write(python: Path, tmp_path: Pat
         assert [b["text/plain"] for b in batch.shown] == ["to_frame() is asynchronous: df = await batch.to_frame()"]
         counts = await one.run("queue.counts()")
         assert counts.shown[0]["text/plain"] == "counts() is asynchronous: counts = await queue.counts()"
+        mapped = await one.run("again = queue.map(work, [1])\nagain")
+        assert mapped.shown[0]["text/plain"] == "map() is asynchronous: batch = await queue.map(f, rows)"
         opened = await one.run("sitq.open('other.db')")
         assert opened.shown[0]["text/plain"] == "open() is asynchronous: queue = await sitq.open(…)"
         after = await one.run("import gc; _ = gc.collect(); print('quiet')")
         assert after.text == "quiet\n", "nothing was never awaited"
+
+
+async def test_a_wrong_call_is_shown_at_its_line_without_frames_of_sitq(python: Path, tmp_path: Path) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run("import sitq\nqueue = sitq.TaskQueue('kernel.db')")
+        wrong = await one.start("x = 1\ndf = await queue.metrics('a', 'b')").end()
+        assert wrong.error is not None
+        assert (
+            wrong.error[1]
+            == "queue.metrics(): too many positional arguments; it is queue.metrics(selection=None, *, prefix=True)"
+        )
+        shown = "\n".join(wrong.error[2])
+        assert "line 2" in shown
+        assert "awaiting.py" not in shown
 
 
 async def test_prints_of_tasks_do_not_steal_those_of_innocent_cells(python: Path, tmp_path: Path) -> None:
