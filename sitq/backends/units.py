@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from typing import Any, Generic, Protocol, TypeVar
 
+from sitq.loops import call_in_loop
+
 A = TypeVar("A")  # an operation's argument
 R = TypeVar("R")  # its result
 
@@ -75,3 +77,38 @@ class Unit(Generic[A, R]):
 
 
 Settled = tuple[Unit[Any, Any], Any, BaseException | None]
+
+
+def settle(outcomes: list[Settled], unseen: Callable[[Unit[Any, Any], BaseException], None]) -> None:
+    """Hand results to their callers, waking each loop once, and errors that nobody waits for to ``unseen``."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Settled]] = {}
+    for unit, result, error in outcomes:
+        unit.settled = True
+        if unit.loop is not None:
+            by_loop.setdefault(unit.loop, []).append((unit, result, error))
+        elif isinstance(unit.to, ThreadFuture):
+            if not unit.to.set_running_or_notify_cancel():
+                continue
+            if error is None:
+                unit.to.set_result(result)
+            else:
+                unit.to.set_exception(error)
+        elif error is not None:
+            unseen(unit, error)
+    for loop, settled in by_loop.items():
+        call_in_loop(loop, _set_all, settled)
+
+
+def _set_all(settled: list[Settled]) -> None:
+    for unit, result, error in settled:
+        future = unit.to
+        assert isinstance(future, asyncio.Future)
+        if future.done():
+            if unit.undo is not None and error is None:
+                unit.undo(result)
+            elif error is None:
+                unit.answer = (result,)
+        elif error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

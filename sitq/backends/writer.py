@@ -25,9 +25,10 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from sitq import clock
+from sitq.backends.checkpointing import LONG, LONG_UNSYNCED, LOOK_EVERY, Log
 from sitq.backends.committing import begin, came_through, commit
 from sitq.backends.translating import is_busy, translated
-from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit
+from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit, settle
 from sitq.errors import (
     BackendError,
     BackendFull,
@@ -37,7 +38,6 @@ from sitq.errors import (
     QueueClosed,
 )
 from sitq.interrupts import Uninterrupted
-from sitq.loops import call_in_loop
 from sitq.models import MICROSECONDS
 
 log = logging.getLogger("sitq")
@@ -52,10 +52,6 @@ IDLE_S = 2.0  # then the WAL is truncated
 LOOK_S = 1.0  # an alarm follows the wall clock, which may be set, so it is looked at this often
 AGAIN_S = 1.0  # then a write that nobody waits for is tried again
 GROUP = 2000  # units in a transaction
-# Pages of the log after which it is copied back into the database. Where each commit waits for the disk, one that
-# makes the log longer takes twice as long as one that overwrites it; where none does, rarer checkpoints are better.
-LONG, LONG_UNSYNCED = 1000, 2000
-LOOK_EVERY = 16  # inline writes between two looks at its length
 
 
 class Writer:
@@ -97,9 +93,7 @@ class Writer:
         self._lock = threading.Lock()  # the connection is used under it alone
         self._counting = threading.Lock()
         self._inline_always = inline_always
-        self._pages = pages
-        self._long = LONG_UNSYNCED if inline_always else LONG
-        self._kept = 0  # pages that the last checkpoint left in the log, since somebody still read there
+        self._log = Log(pages, LONG_UNSYNCED if inline_always else LONG)
         self._inlined = 0
         self._commit_s = 0.0 if inline_always else INLINE_COMMIT_S  # smoothed
         self._turn: tuple[Any, Any] | None = None  # loop and task that wrote inline in this turn of the loop
@@ -255,7 +249,7 @@ class Writer:
                     result = self._transact(connection, [(operation, [argument])], False, 0.0)[0][0]
                 self._inline_s += time.perf_counter() - started
                 self._inlined += 1
-                if self._inlined % LOOK_EVERY == 0 and self._log_is_long():
+                if self._inlined % LOOK_EVERY == 0 and self._log.is_long():
                     with contextlib.suppress(QueueClosed):
                         self.post(0, nothing, None)  # the thread does the checkpoint: 4 ms are too long for a loop
                 return True, result
@@ -298,8 +292,9 @@ class Writer:
                 except Exception as error:  # no error may end the thread: every later caller would wait for ever
                     log.exception("sitq: the writer met an unexpected error")
                     self._settle([(unit, None, error) for unit in units])
-                if self._log_is_long():
-                    self._checkpoint(connection)
+                if self._log.is_long():
+                    with self._lock:  # its writers were told, and nobody else writes here
+                        self._log.copy_back(connection)
             self.ring()
             self._try_again()
         self._tidy(connection)
@@ -332,21 +327,6 @@ class Writer:
             for unit in later:
                 with contextlib.suppress(QueueClosed):
                     self.post(unit.rank, unit.operation, unit.argument, patient=unit.patient)
-
-    def _log_is_long(self) -> bool:
-        pages = self._pages()
-        if pages < self._kept:
-            self._kept = 0  # it began anew
-        return pages >= self._kept + self._long
-
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Copy the log into the database, after its writers were told and while nobody else writes here."""
-        with self._lock:
-            try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            except sqlite3.Error as error:  # the next one may succeed
-                log.warning("sitq: a checkpoint failed: %s", error)
-            self._kept = self._pages()
 
     def _tidy(self, connection: sqlite3.Connection) -> None:
         try:
@@ -491,25 +471,9 @@ class Writer:
         return math.inf if unit.patient else PATIENCE_S
 
     def _settle(self, outcomes: list[Settled]) -> None:
-        """Hand results to their callers, waking each loop once."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Settled]] = {}
         outcomes = [outcome for outcome in outcomes if not outcome[0].settled]
-        self._done(len(outcomes))
-        for unit, result, error in outcomes:
-            unit.settled = True
-            if unit.loop is not None:
-                by_loop.setdefault(unit.loop, []).append((unit, result, error))
-            elif isinstance(unit.to, ThreadFuture):
-                if not unit.to.set_running_or_notify_cancel():
-                    continue
-                if error is None:
-                    unit.to.set_result(result)
-                else:
-                    unit.to.set_exception(error)
-            elif error is not None:
-                self._failed_unseen(unit, error)
-        for loop, settled in by_loop.items():
-            call_in_loop(loop, _set_all, settled)
+        self._done(len(outcomes))  # before they hear of it: their next write may be a lone one
+        settle(outcomes, self._failed_unseen)
 
     def _failed_unseen(self, unit: Unit[Any, Any], error: BaseException) -> None:
         """Try again what nobody waits for, such as a look for tasks, if the error may pass."""
@@ -524,18 +488,3 @@ class Writer:
 def nothing(transaction: Any, arguments: Sequence[None]) -> list[None]:
     """Do nothing in a transaction; what the backend does in every transaction is done."""
     return [None] * len(arguments)
-
-
-def _set_all(settled: list[Settled]) -> None:
-    for unit, result, error in settled:
-        future = unit.to
-        assert isinstance(future, asyncio.Future)
-        if future.done():
-            if unit.undo is not None and error is None:
-                unit.undo(result)
-            elif error is None:
-                unit.answer = (result,)
-        elif error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)

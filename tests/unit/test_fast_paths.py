@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from sitq import SQLiteBackend, TaskQueue, Worker
-from sitq.backends import connecting, enqueueing, working, writer
+from sitq.backends import connecting, enqueueing, working
 from sitq.backends.base import Change, Claimer
 from sitq.backends.changes import Told
+from sitq.backends.checkpointing import LONG, LONG_UNSYNCED
 from sitq.backends.heart import SQLiteHeart
 from sitq.errors import BackendMoved
 from sitq.models import PENDING, PROCESSING
@@ -168,7 +169,7 @@ async def test_the_log_stays_bounded_while_lone_tasks_are_written(tmp_path: Path
         await backend.enqueue(new_tasks())
         longest = max(longest, backend._open.guard.frames())
     await backend.close()
-    long = writer.LONG if durability == "full" else writer.LONG_UNSYNCED
+    long = LONG if durability == "full" else LONG_UNSYNCED
     assert long <= longest < 1.5 * long
 
 
