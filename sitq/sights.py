@@ -25,6 +25,7 @@ WINDOW_S = 300.0
 BINS = 60  # of the window
 RATE_S = 15.0  # over which the pace of this moment is measured
 FAILURES = 5
+BATCHES = 20  # that are told, of each kind; the others are a number
 SILENT_S = 3 * BEAT_S  # without a beat: told
 
 
@@ -75,8 +76,10 @@ class Sight:
     latencies: dict[str, float | None]  # duration_s_p50 and its kin
     oldest_waiting: tuple[str, float] | None  # id, and for how long
     oldest_running: tuple[str, float] | None
-    batches: tuple[BatchSight, ...]  # that are not finished
-    finished_batches: tuple[BatchSight, ...]
+    batches: tuple[BatchSight, ...]  # that are not finished: those that run, then the newest
+    batch_count: int  # how many are not
+    finished_batches: tuple[BatchSight, ...]  # the newest
+    finished_count: int
     sessions: tuple[Seen, ...]
     last_failed: tuple[Failed, ...]
     size_bytes: int
@@ -115,7 +118,9 @@ class Sights:
         now = clock.now_us()
         await self._recent.look(now)
         window = self._recent.window(now, WINDOW_S)
-        opened, finished = await self._batches()
+        running = await backend.running_by_batch(lane)
+        batches, batch_count = await backend.newest_batches(lane, False, BATCHES, list(running))
+        finished, finished_count = await backend.newest_batches(lane, True, BATCHES)
         return Sight(
             where=os.path.basename(backend.where) or backend.where,
             lane=lane,
@@ -127,8 +132,10 @@ class Sights:
             latencies={name: window.value(name) for name in LATENCIES},
             oldest_waiting=self._aged(await backend.oldest_waiting(lane), now),
             oldest_running=self._aged(await backend.oldest_running(lane), now),
-            batches=opened,
-            finished_batches=finished,
+            batches=tuple(_batch_sight(row, running.get(row.number, 0)) for row in batches),
+            batch_count=batch_count,
+            finished_batches=tuple(_batch_sight(row, 0) for row in finished),
+            finished_count=finished_count,
             sessions=self._seen(await backend.sessions(), await backend.in_use()),
             last_failed=await self._last_failed(overview.counts.failed),
             size_bytes=backend.size_bytes(),
@@ -146,17 +153,6 @@ class Sights:
         for at, depth in self._depths:
             found[max(0, BINS - 1 - int((now - at) * BINS / WINDOW_S))] = depth
         return tuple(found)
-
-    async def _batches(self) -> tuple[tuple[BatchSight, ...], tuple[BatchSight, ...]]:
-        """Return the batches that go on, and those that are finished; newest first."""
-        backend, lane = self._queue.backend, self._queue.lane
-        running = await backend.running_by_batch(lane)
-        going_on: list[BatchSight] = []
-        finished: list[BatchSight] = []
-        for row in await backend.batches(lane):
-            sight = BatchSight(row.name or f"batch {row.number}", _counts(row, running.get(row.number, 0)))
-            (going_on if sight.counts.left else finished).append(sight)
-        return tuple(going_on), tuple(finished)
 
     def _aged(self, aged: Aged | None, now: int) -> tuple[str, float] | None:
         if aged is None:
@@ -197,7 +193,8 @@ class Sights:
         )
 
 
-def _counts(row: BatchRow, running: int) -> Counts:
+def _batch_sight(row: BatchRow, running: int) -> BatchSight:
     left = max(0, row.total - row.completed - row.failed - row.cancelled)
     running = min(running, left)
-    return Counts(left - running, running, row.completed, row.failed, row.cancelled)
+    counts = Counts(left - running, running, row.completed, row.failed, row.cancelled)
+    return BatchSight(row.name or f"batch {row.number}", counts)

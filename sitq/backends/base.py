@@ -512,6 +512,15 @@ class Backend(ABC):
         """Return the batches, newest first."""
 
     @abstractmethod
+    async def newest_batches(
+        self, lane: str | None, finished: bool, most: int, first: Sequence[int] = ()
+    ) -> tuple[list[BatchRow], int]:
+        """Return the newest batches that are finished, or that are not, and how many there are of them.
+
+        At most so many are read; those of these numbers come before the others.
+        """
+
+    @abstractmethod
     async def find_batch(self, name: str) -> BatchRow | None:
         """Return the batch of this name."""
 

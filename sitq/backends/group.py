@@ -23,6 +23,12 @@ from sitq.sealing import FUNCTION, Sealer
 INLINE_BYTES = 4096  # larger payloads live in a table of their own: at 200 kB completion is 100 times faster
 BLOCKS = tuple(1 << i for i in range(9))  # rows in one VALUES; few sizes, so that the statements stay prepared
 
+# Of a batch that ended or goes on, once it is counted; any other is left alone.
+UNFINISHED = """
+UPDATE batches SET unfinished = 1 - unfinished WHERE number = ?2 AND unfinished <> (
+    SELECT added - removed > completed + failed + cancelled FROM counts WHERE counts.lane = ?1 AND counts.batch = ?2)
+"""
+
 
 @dataclass(slots=True)
 class Caches:
@@ -109,6 +115,9 @@ class Group:
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (*row, lane, batch),
                 )
+            added, *gone, _ = row
+            if batch > 0 and added != sum(gone):
+                self.execute(UNFINISHED, (lane, batch))
         for state, numbers in self.changes:
             self.note(state, numbers)
         if self._mark is None and not self.new and self.connection.total_changes != self._rows_before:

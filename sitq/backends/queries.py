@@ -152,15 +152,15 @@ LAST_TASK = """
 SELECT max(coalesce((SELECT max(number) FROM tasks), 0), (SELECT value FROM meta WHERE name = 'last_deleted'))
 """
 
-# processing is the count over the running index; the first lane's lone tasks are what no other row counted.
-COUNTS = f"""
+# The first lane's lone tasks are what no other row counted.
+LONE = f"({LAST_TASK}) - (SELECT coalesce(sum(added), 0) FROM counts WHERE NOT (lane = 1 AND batch = 0))"
+# processing is the count over the running index.
+COUNTS = """
 SELECT
     coalesce(sum(completed), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
-    coalesce(sum(added - removed), 0)
-        + CASE WHEN {{lone}} THEN ({LAST_TASK})
-            - (SELECT coalesce(sum(added), 0) FROM counts WHERE NOT (lane = 1 AND batch = 0)) ELSE 0 END,
-    (SELECT count(*) FROM tasks WHERE state = 1 AND {{tasks}})
-FROM counts WHERE {{counts}}
+    coalesce(sum(added - removed), 0) + {lone},
+    (SELECT count(*) FROM tasks WHERE state = 1 AND {tasks})
+FROM counts WHERE {counts}
 """
 
 # By its index, or a batch of 100,000 takes 26 ms in which nothing waits.
@@ -202,7 +202,8 @@ SELECT coalesce(sum(finished_at < ?2), 0), coalesce(sum(started_at >= ?2 AND sta
 FROM tasks WHERE batch = ?1 AND batch <> 0
 """
 
-BUSY = "SELECT coalesce(sum(busy_s), 0.0) FROM counts WHERE batch = ?"
+OF_ANY_LANE = "lane IN (SELECT number FROM lanes)"  # else the counts of every batch are read, to find those of one
+BUSY = f"SELECT coalesce(sum(busy_s), 0.0) FROM counts WHERE batch = ? AND {OF_ANY_LANE}"
 
 BATCHES = """
 SELECT batches.number, batches.name, lanes.name, functions.name, batches.created_at, acked,
@@ -214,6 +215,15 @@ FROM batches
     JOIN counts ON counts.lane = batches.lane AND counts.batch = batches.number
 WHERE {condition} ORDER BY batches.number DESC
 """
+
+OF_LANE = "unfinished = ?1 AND (?2 IS NULL OR lane = (SELECT number FROM lanes WHERE name = ?2))"
+NEWEST = f"SELECT number FROM batches INDEXED BY batches_by_end WHERE {OF_LANE} ORDER BY number DESC LIMIT ?3"
+MEANT = f"""
+SELECT number FROM batches WHERE {OF_LANE} AND number IN (SELECT value FROM json_each(?4))
+ORDER BY number DESC LIMIT ?3
+"""
+NEWEST_BATCHES = BATCHES.format(condition=f"batches.number IN (SELECT * FROM ({NEWEST}) UNION SELECT * FROM ({MEANT}))")
+COUNT_BATCHES = f"SELECT count(*) FROM batches INDEXED BY batches_by_end WHERE {OF_LANE}"
 
 POINTS = f"""
 SELECT number, identity, occurrence, state, waits, position, version, batch < 0,
@@ -266,12 +276,13 @@ CHANGES_BOUNDS = "SELECT coalesce((SELECT min(number) FROM changes), 0), coalesc
 def counts(lane: str | None, batch: int | None) -> tuple[str, list[Any]]:
     """Return the statement that counts the tasks of a lane, a batch or both, and its values."""
     values: list[Any] = []
-    condition, lone = "1", batch is None and lane in (None, "default")
+    condition, lone = "1", LONE if batch is None and lane in (None, "default") else "0"
     if lane is not None:
         condition, values = "lane = (SELECT number FROM lanes WHERE name = ?)", [lane]
     if batch is not None:
         condition, values = f"{condition} AND batch = ?", [*values, batch]
-    return COUNTS.format(lone=int(lone), tasks=condition, counts=condition), [*values, *values]
+    counts = condition if lane is not None or batch is None else f"{condition} AND {OF_ANY_LANE}"
+    return COUNTS.format(lone=lone, tasks=condition, counts=counts), [*values, *values]
 
 
 def to_counts(row: Sequence[int]) -> Counts:

@@ -255,6 +255,15 @@ class Reading(Backend):
         sql = queries.BATCHES.format(condition="? IS NULL OR lanes.name = ?")
         return list(map(BatchRow._make, await self._open.read(sql, (lane, lane))))
 
+    async def newest_batches(
+        self, lane: str | None, finished: bool, most: int, first: Sequence[int] = ()
+    ) -> tuple[list[BatchRow], int]:
+        """Return the newest batches that are finished, or that are not, and how many there are of them."""
+        rows = await self._open.read(queries.NEWEST_BATCHES, (not finished, lane, most, json.dumps(list(first))))
+        ((count,),) = await self._open.read(queries.COUNT_BATCHES, (not finished, lane))
+        found = map(BatchRow._make, rows)
+        return sorted(found, key=lambda row: row.number not in first)[:most], count
+
     async def find_batch(self, name: str) -> BatchRow | None:
         """Return the batch of this name."""
         rows = await self._open.read(queries.BATCHES.format(condition="batches.name = ?"), (name,))

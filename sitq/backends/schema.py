@@ -87,10 +87,14 @@ CREATE TABLE batches (
     stop_why TEXT,  -- why a rule has stopped it; NULL: none has, or it was let go on
     stop_ends INTEGER,  -- 1: it was ended, 0: it is paused
     paused INTEGER NOT NULL DEFAULT 0,  -- 1: its user paused the whole batch, and has not let it go on
+    unfinished INTEGER NOT NULL DEFAULT 0,  -- 1: by its counts some of its tasks have not ended
     alike INTEGER NOT NULL DEFAULT 0,  -- so many failures in a row were alike
     alike_kind TEXT,  -- what they had in common
     alike_after INTEGER  -- how many tasks had completed then: with another number the row is broken
 );
+-- Newest first of those that go on, and of those that do not: who watches reads no other. It changes when a batch ends
+-- or goes on, where one over the counts would with every completion.
+CREATE INDEX batches_by_end ON batches (unfinished, number, lane);
 
 -- The code of a batch, one row for each content. A result is stale if its version's code is not the current one's.
 CREATE TABLE versions (

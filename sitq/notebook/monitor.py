@@ -30,7 +30,7 @@ class Monitor(Bar):
 
     def __init__(self, look: Callable[[], Awaitable[Any]], actions: Mapping[str, Callable[..., Awaitable[object]]]):
         super().__init__(look, actions)
-        self._finished: tuple[BatchSight, ...] = ()  # batches, as they are drawn to be unfolded
+        self._finished: tuple[tuple[BatchSight, ...], int] = ((), 0)  # batches, as they are drawn to be unfolded
         self._failed: dict[tuple[str, str], Failed] = {}  # one of each kind, drawn likewise
 
     @property
@@ -62,12 +62,13 @@ class Monitor(Bar):
         if sight is None:
             return False
         new = {kind(one.error_type, one.error): one for one in sight.last_failed}
-        changed = sight.finished_batches != self._finished or not new.keys() <= self._failed.keys()
-        self._finished, self._failed = sight.finished_batches, new | self._failed
+        finished = (sight.finished_batches, sight.finished_count)
+        changed = finished != self._finished or not new.keys() <= self._failed.keys()
+        self._finished, self._failed = finished, new | self._failed
         return changed
 
     def _failures_bundle(self) -> dict[str, Any]:
-        return EMPTY | {"text/html": NO_DEAD_WIDGETS + folded_html(self._finished, list(self._failed.values()))}
+        return EMPTY | {"text/html": NO_DEAD_WIDGETS + folded_html(*self._finished, list(self._failed.values()))}
 
     def _ipython_display_(self) -> None:
         """Show it as the last line of a cell, unless the cell shows it already."""

@@ -84,20 +84,23 @@ def monitor_html(sight: Sight, final: bool, notes: Sequence[str], at: datetime) 
     inner += "".join(map(warning_line, sight.overview.notes)) + "".join(map(note_line, notes))
     inner += "".join(alert_html(alert) for alert in sight.alerts[:ROWS]) + more(len(sight.alerts))
     inner += _sparklines(sight) + _latencies(sight)
-    inner += "".join(map(_batch, sight.batches[:ROWS])) + more(len(sight.batches))
+    inner += "".join(map(_batch, sight.batches[:ROWS])) + more(sight.batch_count)
     inner += _sessions(sight.sessions)
-    inner += folded_html(sight.finished_batches, sight.last_failed) if final else _failures(sight.last_failed)
+    if final:
+        inner += folded_html(sight.finished_batches, sight.finished_count, sight.last_failed)
+    else:
+        inner += _failures(sight.last_failed)
     kind = f"sitq-bar sitq-monitor{' sitq-final' if final else ''} {NO_MATH}"
     slots = "" if sight.concurrency is None else sight.concurrency
     return tag("div", inner, BOX, kind=kind, **{"data-concurrency": slots, "data-pending": counts.pending})
 
 
-def folded_html(finished: Sequence[BatchSight], failures: Sequence[Failed]) -> str:
-    """Draw what is to be unfolded: finished batches, and failures with their tracebacks. Empty without any."""
+def folded_html(finished: Sequence[BatchSight], count: int, failures: Sequence[Failed]) -> str:
+    """Draw what is to be unfolded: the newest of so many finished batches, and failures. Empty without any."""
     inner = ""
     if finished:
-        drawn = "".join(map(_batch, finished[:ROWS])) + more(len(finished))
-        told = f"{len(finished):,} finished batch{'' if len(finished) == 1 else 'es'}"
+        drawn = "".join(map(_batch, finished[:ROWS])) + more(count)
+        told = f"{count:,} finished batch{'' if count == 1 else 'es'}"
         inner += tag("details", tag("summary", told, "cursor: pointer") + drawn, kind="sitq-finished")
     inner += "".join(
         failure(f"{one.name}: {one.error_type}", one.error, one.task_id, one.traceback) for one in failures[:ROWS]

@@ -179,7 +179,7 @@ async def test_counting_reads_no_finished_row(backend: Backend) -> None:
     if not isinstance(backend, SQLiteBackend):
         pytest.skip("looks at SQLite's plan")
     for condition in ("1", "lane = 1", "batch = 1"):
-        sql = queries.COUNTS.format(lone=1, tasks=condition, counts=condition)
+        sql = queries.COUNTS.format(lone=queries.LONE, tasks=condition, counts=condition)
         plan = [step[3] for step in await backend._open.read("EXPLAIN QUERY PLAN " + sql, ())]
         of_tasks = [step for step in plan if "tasks" in step.split()]
         assert of_tasks

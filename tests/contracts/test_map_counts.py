@@ -201,6 +201,9 @@ class World:
                 counts.cancelled,
             )
             await self.check_points(batch.number)
+        for finished in (True, False):
+            found, _ = await backend.newest_batches(None, finished, 99)
+            assert all((b.total == b.completed + b.failed + b.cancelled) is finished for b in found)
         numbers = {batch.number for batch in await backend.batches()}
         assert all(at.batch in numbers for at in self.maps.values())
 

@@ -93,7 +93,7 @@ async def test_an_empty_queue_has_a_monitor(queue: sitq.TaskQueue) -> None:
     sight = await seen(queue)
     assert "0 tasks" in html(sight)
     assert "0 workers" in monitor_text(sight)
-    assert folded_html((), ()) == ""
+    assert folded_html((), 0, ()) == ""
 
 
 async def test_two_queues_of_one_file_show_the_same_truth(tmp_path: Path, stage: Stage) -> None:
