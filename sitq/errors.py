@@ -134,7 +134,7 @@ class TaskTimeout(SitqError, TimeoutError):
 
 
 class TaskOutOfMemory(SitqError, MemoryError):
-    """The error of a task whose process took more memory than its executor's ``max_memory``."""
+    """The error of a task whose process, and what it started, took more memory than its executor's ``max_memory``."""
 
 
 class RunnerFailed(SitqError, RuntimeError):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,37 @@ def take_memory(size: int) -> int:
     data[::4096] = b"x" * len(data[::4096])
     time.sleep(LONG_S)
     return len(data)
+
+
+def start_one_that_takes_memory(sign: Path, size: int) -> None:
+    """Start a program that takes memory, and wait for it."""
+    program = (
+        f"import os, time; open({str(sign)!r}, 'w').write(str(os.getpid()));"
+        f" data = bytearray({size}); data[::4096] = b'x' * len(data[::4096]); time.sleep({LONG_S})"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def fork_with_memory(sign: Path, size: int, n: int) -> int:
+    """Take memory, and have n processes that share it, until there is a sign."""
+    data = b"x" * size
+    forked = []
+    for _ in range(n):
+        if (pid := os.fork()) == 0:
+            with suppress(BaseException):
+                until(sign)
+            os._exit(0)
+        forked.append(pid)
+    until(sign)
+    for pid in forked:
+        os.waitpid(pid, 0)
+    return len(data)
+
+
+def until(sign: Path) -> None:
+    end = time.monotonic() + LONG_S
+    while not sign.exists() and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 async def begun(sign: Path) -> int:

@@ -35,6 +35,7 @@ PROGRAM = (
     " from sitq.executors.runner import main; parent = int(sys.argv[2]); sys.argv[1:] = []; main(parent)"
 )
 MEMORY_S = 0.1  # between two looks at a runner's memory
+REST = 20  # … but so many times as long as a look took
 AGAIN_S = 1.0  # after the system gave no process
 END_S = 1.0  # for exit handlers in a runner that ends
 
@@ -213,7 +214,7 @@ class Keeper:
             poll.register(self._from_runner, select.POLLIN)
             if overheard is not None and not overheard.closed:
                 poll.register(overheard.pipe, select.POLLIN)
-            looked, ready = time.monotonic(), False
+            look_at, ready = time.monotonic() + MEMORY_S, False
             while not ready:
                 found = [descriptor for descriptor, _ in poll.poll(MEMORY_S * 1000 if limited else None)]
                 ready = self._from_runner in found
@@ -221,16 +222,18 @@ class Keeper:
                     _hear(call, overheard.text())
                     if overheard.closed:
                         poll.unregister(overheard.pipe)
-                if limited and time.monotonic() - looked >= MEMORY_S:
-                    looked = time.monotonic()
+                if limited and (began := time.monotonic()) >= look_at:
                     self._look_at_memory(key)
+                    ended = time.monotonic()
+                    look_at = ended + max(MEMORY_S, REST * (ended - began))
         return receive(self._from_runner)
 
     def _look_at_memory(self, key: int) -> None:
-        taken, most = memory_of(self._process.pid), self._limits.memory  # type: ignore[union-attr]  # begun
-        if most is not None and taken > most:
-            told = f"the runner process took {taken / 1e9:.2f} GB; max_memory is {most / 1e9:.2f} GB"
-            self.kill(key, TaskOutOfMemory(told))
+        most = self._limits.memory
+        assert most is not None
+        taken = memory_of(self._process.pid, most)  # type: ignore[union-attr]  # begun
+        if taken.size > most:
+            self.kill(key, TaskOutOfMemory(f"{taken}; max_memory is {most / 1e6:,.0f} MB"))
 
     # ---- the process ----
     def _have_process(self, quiet: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import signal
+from contextlib import suppress
+from typing import NamedTuple
 
 MOST = 1 << 20  # bytes at once; a pipe holds 64 kB, if nobody enlarged it
 
@@ -34,12 +36,46 @@ class Overheard:
         return self._decode(read)
 
 
-def memory_of(pid: int) -> int:
-    """Return the bytes that a process takes; 0 if it has just ended."""
+class Memory(NamedTuple):
+    """What the processes of a session take."""
+
+    size: int  # bytes
+    processes: int
+
+    def __str__(self) -> str:
+        others = self.processes - 1
+        started = f" and {others} {'process' if others == 1 else 'processes'} that it started" if others else ""
+        return f"the runner process{started} took {self.size / 1e6:,.0f} MB"
+
+
+def memory_of(session: int, enough: int) -> Memory:
+    """Return what a process takes and those that it started, if they are still of its session.
+
+    What forked processes share is in the figure of each, as the system counts them. So where these come to more than
+    `enough` bytes, they are counted once more, shared pages once: that takes 25 ms for each GB.
+    """
+    import psutil
+
+    members = []
+    for pid in psutil.pids():
+        with suppress(OSError):  # it has just ended
+            if os.getsid(pid) == session:
+                members.append(pid)
+    size = sum(_memory_of(pid, exactly=False) for pid in members)
+    if size > enough and len(members) > 1:
+        size = sum(_memory_of(pid, exactly=True) for pid in members)
+    return Memory(size, len(members))
+
+
+def _memory_of(pid: int, exactly: bool) -> int:
     import psutil
 
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        process = psutil.Process(pid)
+        if not exactly:
+            return int(process.memory_info().rss)
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", info.uss))  # macOS tells what is a process's alone, and no shares
     except psutil.Error:
         return 0
 

@@ -29,8 +29,8 @@ class ProcessExecutor:
     Parameters
     ----------
     max_memory : int or str, optional
-        Bytes, or a text such as "2 GB". A task whose process takes more fails; its memory is looked at ten times a
-        second. What other processes take that a task starts is not counted.
+        Bytes, or a text such as "2 GB". A task whose process takes more, together with those that it starts, fails.
+        It is looked at ten times a second.
     max_tasks_per_child : int, optional
         A new process takes the place of one that ran so many tasks; for libraries that leak memory.
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import linecache
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from sitq.context import Attempt, Facts
 from sitq.current import current_task
 from sitq.errors import TaskTimeout, UntrustedPayload
 from sitq.executors import keeper, surroundings
+from sitq.executors.outside import Memory, memory_of
 from sitq.executors.process import ProcessExecutor
 from sitq.reports import Checkpoint, Gathered, Progress, Report
 from sitq.serialization import CloudpickleSerializer
@@ -630,9 +632,42 @@ async def test_a_process_that_takes_too_much_memory_fails_its_task_and_says_how_
         outcome = await delivered.one(2)
         assert (outcome.error_type, outcome.was_lost) == ("TaskOutOfMemory", False)
         assert "builtins.MemoryError" in outcome.error_bases, "a retry policy may name it"
-        assert "max_memory is 0.20 GB" in (outcome.error or "")
+        said = re.fullmatch(r"the runner process took (\d+) MB; max_memory is 200 MB", outcome.error or "")
+        assert said
+        assert int(said[1]) > 200
         assert 1 not in delivered.outcomes
         executor.cancel(1)
+
+
+async def test_the_memory_of_processes_that_a_task_starts_counts_and_they_end(
+    delivered: Delivered, tmp_path: Path
+) -> None:
+    async with opened(delivered, max_memory="200 MB") as executor:
+        executor.submit(1, call(runners.start_one_that_takes_memory, tmp_path / "sign", 400_000_000))
+        outcome = await delivered.one(1)
+        assert outcome.error_type == "TaskOutOfMemory"
+        assert (outcome.error or "").startswith("the runner process and 1 process that it started took ")
+    await ended(await runners.begun(tmp_path / "sign"))
+
+
+async def test_memory_that_forked_processes_share_counts_once(
+    delivered: Delivered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Memory] = []
+
+    def looked(session: int, enough: int) -> Memory:
+        seen.append(memory_of(session, enough))
+        return seen[-1]
+
+    monkeypatch.setattr(keeper, "memory_of", looked)
+    async with opened(delivered, max_memory="400 MB") as executor, asyncio.timeout(LONG_S):
+        executor.submit(1, call(runners.fork_with_memory, tmp_path / "sign", 200_000_000, 4))
+        while not any(memory.processes == 5 for memory in seen):
+            await asyncio.sleep(0.01)
+        (tmp_path / "sign").touch()
+        assert await delivered.value(1) == 200_000_000
+    most = max(memory.size for memory in seen)
+    assert 200_000_000 < most < 400_000_000
 
 
 async def test_after_so_many_tasks_a_new_process_takes_the_place(delivered: Delivered) -> None:
