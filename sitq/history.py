@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 from sitq.batch_rows import BatchVersion, Code
 from sitq.versions import CodeVersion, difference, in_one_line, version_of
+
+MAX_DEFAULTS = 80  # characters of two defaults that are told
 
 
 def code_of(func: Callable[..., Any], label: str | None) -> Code:
@@ -55,6 +58,38 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> Iterabl
             yield f"{name} new"
         elif before[name] != now[name]:
             yield f"{name} changed"
+
+
+def changed_parameters(before: Code, now: Code) -> dict[str, str]:
+    """Say what became of a function's parameters and their defaults, by name; empty where that cannot be read."""
+    (old, old_defaults), (new, new_defaults) = _parameters(before), _parameters(now)
+    if not old or not new:
+        return {}
+    told = {name: f"{name} is a new parameter, which ignore={name!r} leaves out" for name in new if name not in old}
+    told |= {name: f"{name} is no parameter any more" for name in old if name not in new}
+    for name in old_defaults.keys() & new_defaults.keys():
+        was, is_now = old_defaults[name], new_defaults[name]
+        if was != is_now:
+            values = f" was {was} and is {is_now}" if len(was + is_now) <= MAX_DEFAULTS else " is another one"
+            told[name] = f"the default of {name}{values}"
+    return told
+
+
+def _parameters(code: Code) -> tuple[list[str], dict[str, str]]:
+    """Return the parameters of a version's function, and the defaults of those that have a plain one."""
+    parts = _walked(code).parts
+    key = next(iter(parts), "")
+    name = key.removeprefix("function ")
+    try:
+        (function,) = ast.parse(parts.get(key, "")).body
+    except (SyntaxError, ValueError):  # a lambda, or cut
+        return [], {}
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        return [], {}
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    defaults = {one: parts.get(f"default of {name}: {one}") for one in names}
+    return names, {one: text for one, text in defaults.items() if text is not None}
 
 
 def _walked(code: Code) -> CodeVersion:

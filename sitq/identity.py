@@ -127,6 +127,12 @@ class Identity:
         parts.append(plan.tail)
         return _digest("".join(parts))
 
+    def counts(self, name: str) -> bool:
+        """Whether it is known that a parameter tells points apart."""
+        if self._only is not None or self._choose is not None:
+            return self._only is not None and name in self._only
+        return name not in self._ignored and (name not in self._fixed or name in self._defaults)
+
     # ---- binding ----
     def _plan(self, count: int, keywords: tuple[str, ...]) -> Plan:
         """Lay out the text of rows with so many positional arguments and these keywords."""

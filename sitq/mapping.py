@@ -109,7 +109,8 @@ async def map_rows(
         taking = Taking(queue, options, session, start, version, tuple(shared.values()), after)
         if start.version is None:
             assert settings.name is not None  # only such are found again
-            await taking.take_up(settings.name, settings.on_change, settings.retry_failed)
+            assert points is not None
+            await taking.take_up(settings.name, settings.on_change, settings.retry_failed, points.counts)
         fit = Fit(func, queue.packer.check_fit, fixed)
         number_of = queue.backend.ids.number
         async with contextlib.aclosing(listed):

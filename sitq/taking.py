@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Point, Renewal, Rules, Stop
 from sitq.errors import BatchExists, CodeChanged, StaleResults
-from sitq.history import current, fixed_json, is_stale, told_stale, what_changed
+from sitq.history import changed_parameters, current, fixed_json, is_stale, told_stale, what_changed
 from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, PROCESSING
 from sitq.rows import NewCall, NewShared, NewTasks, Options, Place
 from sitq.rules import broken, told
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 CHUNK = 10_000  # rows in one write
 ANOTHER_NAME = ": choose another name, or rename the old one with `await queue.rename(name, another)`"
-# A new parameter of the function comes with its default into each point, and nobody sees it in the rows.
-OTHER_POINTS = " (no row is a point of the earlier map; a new parameter or another default makes other points: ignore=)"
+OTHER_POINTS = " (no row is a point of the earlier map: {})"
+OTHER_VALUES = "other values, or another ignore= or identity="
 STORY = (  # what became of the rows, in the order of telling
     "kept",
     "new",
@@ -108,6 +108,7 @@ class Taking:
         self._story: Counter[str] = Counter()
         self._kept_without_value: Counter[int] = Counter()  # how many of the kept ones failed or were cancelled
         self._note = ""
+        self._other_points = OTHER_VALUES  # why no row may be a point of the earlier map
         self._stale_kept: Counter[int] = Counter()  # results of other code that stay, by version
         self.stop: Stop | None = None
         self._seen: Stop | None = None  # what had stopped the batch when this map began
@@ -117,8 +118,13 @@ class Taking:
         self.numbers = array("q")
         self.kept = 0
 
-    async def take_up(self, name: str, on_change: str, retry_failed: bool) -> None:
+    async def take_up(self, name: str, on_change: str, retry_failed: bool, counts: Callable[[str], bool]) -> None:
         """Look at what is there, and decide what becomes of it.
+
+        Parameters
+        ----------
+        counts : callable
+            Whether the parameter of a name tells points apart.
 
         Raises
         ------
@@ -137,6 +143,9 @@ class Taking:
             raise BatchExists(
                 f"the batch {name!r} was made by {now.function.name}, and this is {new.function.name}{ANOTHER_NAME}"
             )
+        # A new parameter comes with its default into each point, and nobody sees it in the rows.
+        changed = [told for name, told in changed_parameters(now.code, new.code).items() if counts(name)]
+        self._other_points = ", ".join(changed) or OTHER_VALUES
         code, fixed = new.code, fixed_json(new.fixed)
         differs = is_stale(now, code, fixed)
         if differs and on_change == "raise":
@@ -333,7 +342,7 @@ class Taking:
         if without := ", ".join(f"{n:,} {what}" for what, n in ended.items() if n):  # then the kept come first
             parts[0] += f" ({without}: `await batch.retry()` runs {'it' if sum(ended.values()) == 1 else 'them'} again)"
         if set(+self._story) == {"new", "of an earlier map put aside"}:
-            self._note += OTHER_POINTS
+            self._note += OTHER_POINTS.format(self._other_points)
         say(f"{title}: {', '.join(parts) or 'no rows'}{self._note}")
         if self._stale_kept:
             told = told_stale(await self._backend.versions(self._batch), self._stale_kept)

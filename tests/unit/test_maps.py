@@ -82,26 +82,46 @@ async def test_a_grid_may_grow_shrink_turn_and_grow_again(queue: sitq.TaskQueue,
     ]
 
 
-async def test_where_no_row_is_a_known_point_the_line_says_what_may_be_the_cause(
+OTHER = "svc: 2 new, 2 of an earlier map put aside (no row is a point of the earlier map: {})"
+
+
+@pytest.mark.parametrize(
+    ("takes", "more", "cause"),
+    [
+        ("x, y=0, scale=1.0", {}, "scale is a new parameter, which ignore='scale' leaves out"),
+        ("x", {}, "y is no parameter any more"),
+        ("x, y=7", {}, "the default of y was 0 and is 7"),
+        ("x, *, z=1", {}, "z is a new parameter, which ignore='z' leaves out, y is no parameter any more"),
+        ("x, y='%s'" % ("a" * 99), {}, "the default of y is another one"),
+        ("x, y=0", {"ignore": "y"}, "other values, or another ignore= or identity="),
+        ("x, y=0, scale=1.0", {"ignore": ["y", "scale"]}, "other values, or another ignore= or identity="),
+        ("x, y=0, scale=1.0", {"identity": "x"}, "other values, or another ignore= or identity="),
+    ],
+    ids=["new", "gone", "default", "renamed", "long", "ignore", "ignored", "identity"],
+)
+async def test_where_no_row_is_a_known_point_the_line_says_why(
+    queue: sitq.TaskQueue, lines: Any, takes: str, more: dict[str, Any], cause: str
+) -> None:
+    await mapped(queue, function("return x"), grid(1, 2))
+    lines()
+    await queue.map(function("return x", takes=takes), grid(1, 2), name="svc", **more)
+    assert lines() == [OTHER.format(cause)]
+    await queue.map(function("return x", takes=takes), grid(2, 3), name="svc", **more)
+    assert lines() == ["svc: 1 new, 1 go on, 1 of an earlier map put aside"]
+
+
+async def test_groups_that_got_new_members_are_told_as_other_values_and_no_parameter_is_blamed(
     queue: sitq.TaskQueue, lines: Any
 ) -> None:
-    def train(x: int) -> int:
-        return x
+    def total(x: list[int]) -> int:
+        return sum(x)
 
-    await mapped(queue, train, grid(1, 2))
+    small = await queue.map(abs, [-1, -2, -3], name="small")
+    await queue.map(total, [(queue.ref(small[:2]),), (queue.ref(small[2:]),)], name="svc")
+    larger = await queue.map(abs, [-1, -2, -3, -4], name="small")
     lines()
-
-    def with_another(x: int, scale: float = 1.0) -> int:
-        return x
-
-    with_another.__name__, with_another.__qualname__ = train.__name__, train.__qualname__
-    await queue.map(with_another, grid(1, 2), name="svc")
-    assert lines() == [
-        "svc: 2 new, 2 of an earlier map put aside (no row is a point of the earlier map; a new parameter or another"
-        " default makes other points: ignore=)"
-    ]
-    await queue.map(with_another, grid(2, 3), name="svc")
-    assert lines() == ["svc: 1 new, 1 go on, 1 of an earlier map put aside"]
+    await queue.map(total, [(queue.ref(larger[:3]),), (queue.ref(larger[3:]),)], name="svc")
+    assert lines() == [OTHER.format("other values, or another ignore= or identity=")]
 
 
 async def test_no_rows_put_everything_aside_and_nothing_is_lost(queue: sitq.TaskQueue, lines: Any) -> None:
