@@ -87,6 +87,9 @@ class Grouping:
     def __init__(self, ids: PublicIds) -> None:
         self._ids = ids
         self._groups: dict[tuple[str, str, str, str], Failures] = {}
+        self._cells: dict[
+            tuple[str, ...], tuple[str, str, str, str]
+        ] = {}  # error and line -> the group of a cell's text
 
     def add(self, rows: Iterable[ResultRow]) -> None:
         """Put more tasks into their groups."""
@@ -95,15 +98,33 @@ class Grouping:
             message, origin = masked(error), origin_of(row.traceback or "")
             name, line = ("", "") if origin is None else (origin.name, origin.source or origin.place)
             at = row.finished_at or row.enqueued_at
-            group = self._groups.setdefault(
-                (row.error_type or "", message, name, line), Failures(row, message, origin, at, at)
-            )
+            key = (row.error_type or "", message, name, line)
+            group = self._groups.setdefault(key, Failures(row, message, origin, at, at))
             group.numbers.append(row.number)
             group.first_at, group.last_at = min(group.first_at, at), max(group.last_at, at)
+            if origin is not None and origin.source and origin.place.startswith("Cell "):
+                self._cells[row.error_type or "", message, name, _line(origin.place)] = key
 
     def largest_first(self) -> list[Failures]:
         """Return the groups, those with most tasks first, among equal ones the older."""
+        self._join_cells()
         return sorted(self._groups.values(), key=lambda group: (-len(group.numbers), group.first.number))
+
+    def _join_cells(self) -> None:
+        """Put together what failed in the kernel of the cell, and in one that does not know the cell's text."""
+        for key, group in list(self._groups.items()):
+            place = key[-1]
+            into = self._cells.get((*key[:3], _line(place))) if place.startswith("<notebook>, line ") else None
+            if into is not None:
+                known = self._groups[into]
+                known.numbers = sorted(known.numbers + group.numbers)
+                known.first_at = min(known.first_at, group.first_at)
+                known.last_at = max(known.last_at, group.last_at)
+                del self._groups[key]
+
+
+def _line(place: str) -> str:
+    return place.rpartition(", ")[2]
 
 
 @lru_cache(maxsize=4096)  # a sweep fails in few ways

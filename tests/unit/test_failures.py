@@ -150,6 +150,22 @@ async def test_the_same_line_in_a_cell_that_ran_again_is_one_cause(queue: sitq.T
     assert (await queue.errors())["count"].tolist() == [2]
 
 
+def failed(number: int, text: str, error: str = "no") -> ResultRow:
+    told: dict[str, Any] = dict.fromkeys(ResultRow._fields) | {"number": number, "state": FAILED, "enqueued_at": number}
+    return ResultRow(**told | {"name": "f", "error_type": "ValueError", "error": error, "traceback": text})
+
+
+def test_a_kernel_that_does_not_know_the_cell_makes_no_cause_of_its_own() -> None:
+    elsewhere = '  File "<notebook>", line {}, in train'
+    groups = Grouping(PublicIds(b"some database"))
+    groups.add([failed(1, trace(elsewhere.format(4))), failed(2, trace(CELL)), failed(3, trace(elsewhere.format(4)))])
+    groups.add([failed(4, trace(elsewhere.format(5))), failed(5, trace(elsewhere.format(4)), "other")])
+    found = groups.largest_first()
+    assert [group.numbers for group in found] == [[1, 2, 3], [4], [5]]
+    assert str(found[0].origin) == "train (Cell In[3], line 4)"
+    assert (found[0].first_at, found[0].last_at) == (1, 3)
+
+
 def test_the_tasks_own_id_in_a_message_makes_no_groups() -> None:
     ids = PublicIds(b"some database")
     wordy = next(number for number in range(1, 10_000) if ids.text(number).replace("-", "").isalpha())
