@@ -27,24 +27,22 @@ def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], await
     Raises
     ------
     WrongEventLoop
-        Names the worker and the remedy.
+        Names the lane and the remedy.
     """
     loop = asyncio._get_running_loop()
     if loop is None:
         return
-    stopped = [
-        life
+    served = {
+        lane
         for life in lives
         if life.loop is loop and life.is_running and not life.paused and _same(life.backend, backend)
-    ]
-    lane = lane_of() if stopped else None
-    for life in stopped:
-        if lane in life.lanes:
-            raise WrongEventLoop(
-                f"a blocking wait here stops the loop in which worker {life.name} runs the tasks of lane {lane!r}, and"
-                f" would wait for ever: write `{awaited}` on a TaskQueue, or give that worker a thread of its own, by"
-                ' `loop="thread"` where it is opened'
-            )
+        for lane in life.lanes
+    }
+    if served and (lane := lane_of()) in served:
+        raise WrongEventLoop(
+            f"this wait would last for ever: it blocks the event loop in which the worker of lane {lane!r} lives."
+            f' Write `{awaited}` on a TaskQueue, or give that worker a thread of its own: sitq.open(…, loop="thread")'
+        )
 
 
 def _same(one: Backend, other: Backend) -> bool:

@@ -1,9 +1,10 @@
 """Execute notebooks as a user does, headless.
 
-Run as a script it executes the committed notebooks and stores their outputs in them.
+Run as a script it executes the committed notebooks, or those that are named, and stores their outputs in them.
 Each runs in a folder of its own that it leaves no database in, so that no earlier run shows in the outputs.
 """
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -35,8 +36,20 @@ def execute(path: Path) -> nbformat.NotebookNode:
     return client.execute()
 
 
+def named(begin: str) -> Path:
+    """The one notebook whose name begins so."""
+    found = sorted(NOTEBOOKS.glob(f"{Path(begin).stem}*.ipynb"))
+    if len(found) != 1:
+        known = ", ".join(path.stem for path in found or sorted(NOTEBOOKS.glob("*.ipynb")))
+        raise argparse.ArgumentTypeError(f"{begin!r} begins {len(found)} notebooks of these: {known}")
+    return found[0]
+
+
 def main() -> None:
-    for original in sorted(NOTEBOOKS.glob("*.ipynb")):
+    parser = argparse.ArgumentParser(description="Execute committed notebooks and store their outputs in them.")
+    text = "what its name begins with, such as 03, or its path; default: all of them"
+    parser.add_argument("notebooks", metavar="NAME", nargs="*", type=named, help=text)
+    for original in parser.parse_args().notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
         print(f"executing {original.name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             fresh_copy(Path(folder))
