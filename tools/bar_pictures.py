@@ -43,7 +43,7 @@ def main() -> str | None:
             use_theme(page, f"JupyterLab {theme}")
             run_cell(page, 0)
             ran = run_cell(page, 1)
-            bar, failures = ran.locator(".sitq-bar"), ran.locator(".sitq-failures details")
+            bar, failures = ran.locator(".sitq-bar"), ran.locator(".sitq-unfold details")
             failures.first.click(timeout=30_000)
             expect(bar.locator(".sitq-running progress").first).to_be_visible(timeout=30_000)
             expect(bar.locator(".sitq-best")).to_contain_text("0.9", timeout=30_000)

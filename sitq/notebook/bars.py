@@ -2,8 +2,9 @@
 
 One task draws all displays of a bar, at most four times a second. It lives in an empty context: what a task of an
 earlier cell draws is lost under nbclient otherwise. A display has three parts with a ``display_id`` each: the HTML bar,
-the buttons, and the failures (drawn anew only when a new kind appears, or what was unfolded would fold). At the end the
-bar holds everything as plain HTML and the two others are empty, so that a saved notebook has no dead widget in it.
+the buttons with the failures below them, and the failures as HTML for a page that has no live widgets (drawn anew only
+when a new kind appears, since what was unfolded there folds). At the end the bar holds everything as plain HTML and the
+two others are empty, so that a saved notebook has no dead widget in it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from sitq.errors import BackendCorrupt, BackendMoved, ForkedQueue, QueueClosed, 
 from sitq.models import FailureGroup
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
-from sitq.notebook.html import bar_html, bar_text, failures_html
+from sitq.notebook.html import bar_html, bar_text, failure_html, failures_html
+from sitq.notebook.pieces import ROWS, boxed
 from sitq.notebook.stalls import Stalls
+from sitq.notebook.unfolding import HIDDEN_TWIN, Unfolding
 from sitq.notebook.words import amount, one_line
 from sitq.snapshots import Snapshot
 
@@ -42,7 +45,7 @@ EMPTY = {"text/html": "", "text/plain": ""}
 _OUTPUT = ".jp-OutputArea-child"
 NO_DEAD_WIDGETS = (
     f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets, > .jp-OutputArea-output:not([data-mime-type]))"
-    ":not(:has(.jupyter-widgets *)) {display: none}</style>"
+    f":not(:has(.jupyter-widgets *)) {{display: none}}</style>{HIDDEN_TWIN}"
 )
 _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
 
@@ -254,6 +257,8 @@ class Bar:
                 self._buttons.draw(self._last)
             if self._failures_changed(self._last.failures):
                 self._publish_all("failures", self._failures_bundle())
+                if self._buttons is not None:
+                    self._unfold(self._buttons.unfolding)
 
     def _publish_all(self, part: str, bundle: Mapping[str, Any]) -> None:
         for display_id in self._displays:
@@ -286,6 +291,11 @@ class Bar:
     def _failures_bundle(self) -> dict[str, Any]:
         groups = list(self._kinds.values())
         return EMPTY | {"text/html": NO_DEAD_WIDGETS + failures_html(groups, numbered=False)}
+
+    def _unfold(self, unfolding: Unfolding) -> None:
+        """Show the failures as widgets, which stay open when more come."""
+        groups = list(self._kinds.items())[:ROWS]
+        unfolding.draw({found: boxed(failure_html(group, numbered=False)) for found, group in groups})
 
     def _show_display(self) -> None:
         display_id = f"sitq-{uuid.uuid4().hex}"

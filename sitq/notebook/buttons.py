@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from sitq.models import FailureGroup
+from sitq.notebook.unfolding import Unfolding
 from sitq.notebook.words import amount, one_line
 from sitq.snapshots import Snapshot
 
@@ -24,6 +25,11 @@ class Buttons:
         Those of the bar: ``pause``, ``resume``, ``cancel``, ``retry``, ``rerun``, ``retry_these``.
     clicked : callable
         Takes the name of an action and its arguments; it is called in whatever thread the kernel calls back in.
+
+    Attributes
+    ----------
+    unfolding : Unfolding
+        What is shown below them.
     """
 
     def __init__(self, actions: Mapping[str, object], clicked: Callable[..., None]):
@@ -55,7 +61,8 @@ class Buttons:
         wrap = ipywidgets.Layout(flex_flow="row wrap")
         self._row = ipywidgets.HBox(list(self._shown.values()), layout=wrap)
         self._kinds_row = ipywidgets.HBox([], layout=ipywidgets.Layout(flex_flow="row wrap"))
-        self._box = ipywidgets.VBox([self._row, self._kinds_row])
+        self.unfolding = Unfolding()
+        self._box = ipywidgets.VBox([self._row, self._kinds_row, self.unfolding.box])
 
     @classmethod
     def made(cls, actions: Mapping[str, object], clicked: Callable[..., None]) -> Buttons | None:
@@ -113,6 +120,7 @@ class Buttons:
 
     def close(self) -> None:
         """Let go of the widgets; their displays are emptied by the bar."""
+        self.unfolding.close()
         for widget in (*self._shown.values(), *self._kinds.values(), self._row, self._kinds_row, self._box):
             widget.close()
 

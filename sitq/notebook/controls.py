@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sitq.notebook.unfolding import Unfolding
+
 if TYPE_CHECKING:
     from sitq.sights import Sight
 
@@ -21,6 +23,11 @@ class Controls:
         ``pause``, ``resume``, ``concurrency``; one without an entry has no control.
     clicked : callable
         Takes the name of an action and its arguments; it is called in whatever thread the kernel calls back in.
+
+    Attributes
+    ----------
+    unfolding : Unfolding
+        What is shown below them.
     """
 
     def __init__(self, actions: Mapping[str, object], clicked: Callable[..., None]):
@@ -50,7 +57,9 @@ class Controls:
             )
             self._slider.add_class("sitq-concurrency")
             self._slider.observe(self._moved, names="value")
-        self._box = ipywidgets.HBox([button, *([self._slider] if self._slider is not None else [])])
+        self._row = ipywidgets.HBox([button, *([self._slider] if self._slider is not None else [])])
+        self.unfolding = Unfolding()
+        self._box = ipywidgets.VBox([self._row, self.unfolding.box])
 
     def bundle(self) -> dict[str, Any]:
         """What a display shows; a front end without widgets shows nothing."""
@@ -75,7 +84,8 @@ class Controls:
 
     def close(self) -> None:
         """Let go of the widgets; their displays are emptied by the monitor."""
-        for widget in (self._button, self._slider, self._box):
+        self.unfolding.close()
+        for widget in (self._button, self._slider, self._row, self._box):
             if widget is not None:
                 widget.close()
 

@@ -147,11 +147,14 @@ def failures_html(groups: Sequence[FailureGroup], *, numbered: bool = True) -> s
     """
     if not groups:
         return ""
-    drawn = [
-        failure(group.error_type, group.error, group.task_id, group.traceback, group.count if numbered else None)
-        for group in groups[:ROWS]
-    ]
-    return tag("div", "".join(drawn) + more(len(groups)), BOX, kind=f"sitq-failures {NO_MATH}")
+    drawn = "".join(failure_html(group, numbered=numbered) for group in groups[:ROWS])
+    return tag("div", drawn + more(len(groups)), BOX, kind=f"sitq-failures {NO_MATH}")
+
+
+def failure_html(group: FailureGroup, *, numbered: bool) -> str:
+    """Draw a kind of failures to unfold."""
+    count = group.count if numbered else None
+    return failure(group.error_type, group.error, group.task_id, group.traceback, count)
 
 
 def _best_text(best: Best) -> str:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sitq.notebook.bars import EMPTY, NO_DEAD_WIDGETS, Bar, kind
 from sitq.notebook.controls import Controls
-from sitq.notebook.monitor_html import folded_html, monitor_html, monitor_text
+from sitq.notebook.monitor_html import (
+    failed_html,
+    finished_html,
+    finished_title,
+    folded_html,
+    monitor_html,
+    monitor_text,
+)
+from sitq.notebook.pieces import ROWS, boxed
+from sitq.notebook.unfolding import Unfolding
 
 if TYPE_CHECKING:
     from sitq.sights import BatchSight, Failed, Sight
@@ -64,11 +74,16 @@ class Monitor(Bar):
         new = {kind(one.error_type, one.error): one for one in sight.last_failed}
         finished = (sight.finished_batches, sight.finished_count)
         changed = finished != self._finished or not new.keys() <= self._failed.keys()
-        self._finished, self._failed = finished, new | self._failed
+        self._finished, self._failed = finished, dict(islice((new | self._failed).items(), ROWS))
         return changed
 
     def _failures_bundle(self) -> dict[str, Any]:
         return EMPTY | {"text/html": NO_DEAD_WIDGETS + folded_html(*self._finished, list(self._failed.values()))}
+
+    def _unfold(self, unfolding: Unfolding) -> None:
+        finished, count = self._finished
+        unfolding.draw_list(finished_title(count), boxed(finished_html(finished, count)))
+        unfolding.draw({found: boxed(failed_html(one)) for found, one in self._failed.items()})
 
     def _ipython_display_(self) -> None:
         """Show it as the last line of a cell, unless the cell shows it already."""

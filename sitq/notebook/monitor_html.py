@@ -99,13 +99,25 @@ def folded_html(finished: Sequence[BatchSight], count: int, failures: Sequence[F
     """Draw what is to be unfolded: the newest of so many finished batches, and failures. Empty without any."""
     inner = ""
     if finished:
-        drawn = "".join(map(_batch, finished[:ROWS])) + more(count)
-        told = f"{count:,} finished batch{'' if count == 1 else 'es'}"
-        inner += tag("details", tag("summary", told, "cursor: pointer") + drawn, kind="sitq-finished")
-    inner += "".join(
-        failure(f"{one.name}: {one.error_type}", one.error, one.task_id, one.traceback) for one in failures[:ROWS]
-    )
+        summary = tag("summary", finished_title(count), "cursor: pointer")
+        inner += tag("details", summary + finished_html(finished, count), kind="sitq-finished")
+    inner += "".join(map(failed_html, failures[:ROWS]))
     return tag("div", inner, BOX, kind=f"sitq-folded {NO_MATH}") if inner else ""
+
+
+def finished_title(count: int) -> str:
+    """Say how many batches are finished; empty without any."""
+    return f"{count:,} finished batch{'' if count == 1 else 'es'}" if count else ""
+
+
+def finished_html(finished: Sequence[BatchSight], count: int) -> str:
+    """Draw the newest of so many finished batches."""
+    return "".join(map(_batch, finished[:ROWS])) + more(count)
+
+
+def failed_html(one: Failed) -> str:
+    """Draw a failure to unfold."""
+    return failure(f"{one.name}: {one.error_type}", one.error, one.task_id, one.traceback)
 
 
 def _failures(failures: Sequence[Failed]) -> str:

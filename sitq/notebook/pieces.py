@@ -102,6 +102,11 @@ def swatch(state: str) -> str:
     return f"{tag('span', '', box)} {SIGNS[state]}"
 
 
+def boxed(drawn: str) -> str:
+    """Draw what stands alone, with the text of a bar."""
+    return tag("div", drawn, BOX, kind=NO_MATH)
+
+
 def bold(name: str) -> str:
     """Draw a name."""
     return f"<b><bdi>{escape(one_line(name, NAME))}</bdi></b>"

@@ -75,8 +75,9 @@ def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(
     expect_moving(bar)
     expect(ran.locator(".sitq-rerun")).to_be_hidden()
 
-    failures = ran.locator(".sitq-failures")
+    failures = ran.locator(".sitq-unfold")
     expect(failures.locator("details")).to_have_count(2)
+    expect(ran.locator(".sitq-failures details").first).to_be_hidden()  # for pages without widgets
     failures.locator("summary", has_text="ValueError").click()
     unfolded = failures.locator("pre", has_text="ValueError: the loss is not a number")
     expect(unfolded).to_be_visible()
@@ -139,7 +140,7 @@ def test_the_buttons_and_the_failures_are_there_for_the_keyboard(browser: Browse
     lab.write("keys.ipynb", OPEN.format(name="keys", seconds=0.1, tasks=400))
     page = open_notebook(browser, lab, "keys.ipynb")
     ran = run_cell(page, 0)
-    bar, failures = ran.locator(".sitq-bar"), ran.locator(".sitq-failures details")
+    bar, failures = ran.locator(".sitq-bar"), ran.locator(".sitq-unfold details")
     expect(failures).to_have_count(2)
     ran.locator(".sitq-pause").focus()
     page.keyboard.press("Space")
@@ -162,6 +163,57 @@ def test_the_buttons_and_the_failures_are_there_for_the_keyboard(browser: Browse
     expect(ran.locator(".sitq-cancel")).to_have_text(re.compile("Really cancel"), timeout=WITHIN_MS)
     page.keyboard.press("Enter")
     expect(bar).to_have_class(re.compile("sitq-final"), timeout=WITHIN_MS)
+    page.close()
+
+
+KINDS = """\
+import asyncio, sitq
+from pathlib import Path
+
+async def train(rate):
+    await asyncio.sleep(0.05)
+    for kind in (KeyError, ZeroDivisionError):
+        if Path(f"{kind.__name__} now").exists() and rate % 2 == 0:
+            raise kind(f"at rate {rate}")
+    if rate == 3:
+        raise ValueError("the loss is not a number")
+    return rate
+
+queue = await sitq.open("kinds.db", concurrency=2)
+batch = await queue.map(train, range(2000), name="sweep")
+batch"""
+
+
+def test_what_is_unfolded_stays_open_when_failures_of_a_new_kind_come(browser: Browser, lab: Lab) -> None:
+    lab.write("kinds.ipynb", KINDS, "await batch.cancel()")
+    page = open_notebook(browser, lab, "kinds.ipynb")
+    ran = run_cell(page, 0)
+    kinds = ran.locator(".sitq-unfold details")
+    first = kinds.filter(has_text="ValueError").first
+    first.locator("summary").click()
+    unfolded = first.locator("pre", has_text="ValueError: the loss is not a number")
+    expect(unfolded).to_be_visible()
+    unfolded.evaluate("node => { node.dataset.mine = 'yes' }")  # the very same, not one like it
+
+    now = lab.folder / "KeyError now"
+    now.touch()
+    expect(kinds).to_have_count(2, timeout=WITHIN_MS)
+    kinds.filter(has_text="KeyError").locator("summary").click()
+    now.rename(lab.folder / "ZeroDivisionError now")
+    expect(kinds).to_have_count(3, timeout=WITHIN_MS)
+    for kind in ("ValueError", "KeyError"):
+        expect(kinds.filter(has_text=f"{kind}: ").first).to_have_attribute("open", "", timeout=100)
+    expect(unfolded).to_have_attribute("data-mine", "yes", timeout=100)
+    in_both_themes(page, ran, "kinds")
+
+    (lab.folder / "ZeroDivisionError now").unlink()
+    ran.locator(".sitq-retry-these", has_text="KeyError").click()
+    expect(kinds).to_have_count(2, timeout=WITHIN_MS)
+    expect(unfolded).to_have_attribute("data-mine", "yes", timeout=100)
+    expect(unfolded).to_be_visible()
+    run_cell(page, 1)
+    expect(ran.locator(".sitq-final details")).to_have_count(2, timeout=WITHIN_MS)
+    expect_nothing_dead(page)
     page.close()
 
 

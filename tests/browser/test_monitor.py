@@ -25,6 +25,13 @@ batch = await queue.map(train, range(4000), name="second sweep")
 queue.alert("error_rate", above={"warning": 0.01, "critical": 0.5})
 queue.monitor()"""
 
+MORE = """\
+async def divide(x):
+    return 1 / x
+
+urgent = queue.options(priority=5)
+await (await urgent.map(divide, range(3), name="third sweep")).wait()"""
+
 
 def move(page: Page, slider: Locator, key: str, times: int) -> None:
     slider.locator("[role=slider], .noUi-handle").first.focus()
@@ -33,7 +40,7 @@ def move(page: Page, slider: Locator, key: str, times: int) -> None:
 
 
 def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Browser, lab: Lab) -> None:
-    lab.write("monitor.ipynb", OPEN, "await queue.monitor().finish()", "print(queue.worker.concurrency)")
+    lab.write("monitor.ipynb", OPEN, MORE, "await queue.monitor().finish()", "print(queue.worker.concurrency)")
     page = open_notebook(browser, lab, "monitor.ipynb")
     ran = run_cell(page, 0)
     monitor = ran.locator(".sitq-monitor")
@@ -45,9 +52,18 @@ def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Brows
     expect(monitor).to_contain_text("6 of 6 slots in use", timeout=WITHIN_MS)
     expect(ran.locator(".sitq-alert").first).to_contain_text("warning since", timeout=5000)
     page.wait_for_timeout(3000)  # for a picture with some history
-    ran.locator(".sitq-folded summary").first.click()
-    page.wait_for_timeout(2500)  # with more failures of the same kind
-    expect(ran.locator(".sitq-finished")).to_have_attribute("open", "", timeout=1000)
+    finished = ran.locator(".sitq-unfold .sitq-finished")
+    finished.get_by_text("1 finished batch").click()
+    expect(finished).to_contain_text("first sweep")
+    failed = ran.locator(".sitq-unfold details")
+    failed.locator("summary").click()
+    run_cell(page, 1)  # another batch ends, and failures of another kind come
+    expect(failed).to_have_count(2, timeout=WITHIN_MS)
+    expect(finished).to_contain_text("2 finished batches", timeout=WITHIN_MS)
+    expect(finished.get_by_text("first sweep")).to_be_visible()
+    expect(finished.get_by_text("third sweep")).to_be_visible()
+    expect(failed.first).to_have_attribute("open", "")
+    expect(failed.first.locator("pre")).to_be_visible()
     picture(ran, "monitor-light")
     use_theme(page, "JupyterLab Dark")
     picture(ran, "monitor-dark")
@@ -61,9 +77,9 @@ def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Brows
     expect(ran.locator(".sitq-pause")).to_have_text("Pause", timeout=WITHIN_MS)
     expect(monitor).to_contain_text("6 of 6 slots in use", timeout=WITHIN_MS)
 
-    run_cell(page, 1)
+    run_cell(page, 2)
     expect(ran.locator(".sitq-final")).to_have_count(1, timeout=WITHIN_MS)
-    expect(run_cell(page, 2)).to_contain_text("6")
+    expect(run_cell(page, 3)).to_contain_text("6")
     expect_nothing_dead(page)
     save(page, lab, "monitor.ipynb")
     restart_kernel(page, lab, "monitor.ipynb")

@@ -49,11 +49,12 @@ class Batch:
 @pytest.fixture
 def buttons(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Buttons without widgets: what was made and drawn."""
-    seen = SimpleNamespace(clicked=None, drawn=[], closed=False)
+    seen = SimpleNamespace(clicked=None, drawn=[], closed=False, unfolded={})
 
     def made(actions: Any, clicked: Callable[[str], None]) -> SimpleNamespace:
         seen.clicked = clicked
-        return SimpleNamespace(bundle=lambda: {"text/plain": "buttons"}, draw=draw, close=close)
+        unfolding = SimpleNamespace(draw=seen.unfolded.update)
+        return SimpleNamespace(bundle=lambda: {"text/plain": "buttons"}, draw=draw, close=close, unfolding=unfolding)
 
     def draw(snapshot: Snapshot) -> None:
         seen.drawn.append(snapshot)

@@ -14,7 +14,7 @@ import sitq
 import tests.stage
 from sitq.notebook import bars, controls
 from sitq.notebook.monitor_html import folded_html, monitor_html, monitor_text
-from sitq.sights import BINS, Sight, Sights
+from sitq.sights import BINS, Failed, Sight, Sights
 from tests.screen import Screen
 from tests.stage import LONG_S, Stage, fail, hold, quick
 
@@ -190,6 +190,16 @@ async def test_what_is_unfolded_is_drawn_anew_only_for_something_new(queue: sitq
         await screen.until(lambda: "missing" in screen.texts("failures")[0])
         await (await queue.map(quick, [1], name="over")).wait()
         await screen.until(lambda: "over" in screen.texts("failures")[0])
+
+
+async def test_of_many_kinds_of_failures_the_newest_are_unfolded(queue: sitq.TaskQueue, screen: Screen) -> None:
+    monitor = queue.monitor()
+    sight = await seen(queue)
+    for i in range(25):
+        one = Failed("id", "train", f"Error{i}", "broken", None, None)
+        monitor._last = replace(sight, last_failed=(one,))  # type: ignore[assignment]
+        monitor._failures_changed(())
+    assert [found for found, _ in monitor._failed] == [f"Error{i}" for i in range(24, 4, -1)]
 
 
 async def test_traffic_does_not_grow_with_what_happens(

@@ -215,10 +215,11 @@ STANDS_ON = {
     # What a shell loads by `%load_ext sitq`; it alone knows queues.
     "notebook.magics": ("glance", "sync", "notebook.cards"),
     "notebook.alarms": ("notebook.frontend", "notebook.pieces"),
-    "notebook.buttons": ("notebook.words", "snapshots"),
+    "notebook.unfolding": (),
+    "notebook.buttons": ("notebook.words", "notebook.unfolding", "snapshots"),
     "notebook.stalls": ("notebook.frontend", "notebook.words"),
     "notebook.bars": ("notebook.buttons", "notebook.stalls", "notebook.html"),
-    "notebook.controls": (),
+    "notebook.controls": ("notebook.unfolding",),
     "notebook.monitor_html": ("notebook.alarms",),
     "notebook.monitor": ("notebook.bars", "notebook.controls", "notebook.monitor_html"),
     "notebook.tables": (),
