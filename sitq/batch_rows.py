@@ -137,3 +137,33 @@ class Pace(NamedTuple):
     kept: int  # tasks that had ended before
     ran: int  # tasks that started since, and ended by themselves
     seconds: float  # from the first start of these to the last end
+
+
+class EarlierCode(NamedTuple):
+    """What earlier tasks ran."""
+
+    digest: bytes  # of the function, as it was stored
+    parts: str | None  # what the code of their batch consisted of, JSON; None: they are of no batch
+    fixed: str | None  # JSON: name -> digest of a fixed argument
+
+
+class EarlierTask(NamedTuple):
+    """How long a task took that has ended."""
+
+    number: int
+    batch: int  # 0: none
+    code: int  # its place among the codes
+    completed: bool  # else it failed
+    params: str | None  # JSON
+    position: int | None  # in its batch
+    started_at: int  # µs in UTC
+    session: int  # that ran it
+    slots: int  # of that session
+    took_s: float  # all attempts since it was last put back by hand
+
+
+class Earlier(NamedTuple):
+    """Earlier tasks of a function."""
+
+    codes: list[EarlierCode]
+    tasks: list[EarlierTask]

@@ -28,6 +28,7 @@ CLOSE_S = 2.0  # at least, between two looks at every task
 GOES_ON = "`await batch.retry()` runs the failures again, `await batch.resume()` the rest"
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
 MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
+EIGHT_OF_TEN = 1.28  # standard deviations on each side hold so many
 SHARE = 0.005  # of the time that looks at every task may take; four small ones a second take as much
 FEW, EACH_S = 10_000, 0.5e-6  # so many tasks are always looked at, and what a look at one of more takes
 
@@ -294,9 +295,10 @@ def words_of(waits: WaitsFor, now_us: int) -> str:
 def eta(left: int, ended: int, rate: float | None) -> tuple[float, float] | None:
     """Return the least and most seconds to go: the rate so far, give or take the noise of so many completions.
 
-    The number of completions in a time is taken as Poisson, whose relative error is one over the root of the count.
+    The number of completions in a time is taken as Poisson, whose relative error is one over the root of the count. As
+    those of a forecast, the band holds 8 of 10 cases.
     """
     if ended < 3 or rate is None or left <= 0:
         return None
-    error = min(0.5, 1.0 / math.sqrt(ended))
+    error = min(0.5, EIGHT_OF_TEN / math.sqrt(ended))
     return left / (rate * (1 + error)), left / (rate * (1 - error))

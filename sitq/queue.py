@@ -13,6 +13,7 @@ from sitq.batch import Batch
 from sitq.displayed import Displayed
 from sitq.enqueueing import Enqueueing
 from sitq.errors import bad_type
+from sitq.forecasting import forecast
 from sitq.framing import Framing
 from sitq.mapping import Settings, map_rows
 from sitq.observing import Observing
@@ -28,6 +29,7 @@ from sitq.tending import Tending
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sitq.forecasting import Forecast
     from sitq.stopping import StopWhen
 
 
@@ -247,6 +249,47 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
                 record_result,
             ),
         )
+
+    @reader("await queue.forecast(func, rows)")
+    async def forecast(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        labels: str | Iterable[str] = (),
+    ) -> Forecast:
+        """Tell how long a :meth:`map` of these rows would take, from what earlier tasks of the function took.
+
+        Nothing runs and nothing is stored. All rows are taken to run, also those of a batch that is there already.
+
+        Parameters
+        ----------
+        func, rows, fixed, labels
+            As of :meth:`map`. A generator is used up.
+
+        Returns
+        -------
+        Forecast
+            ``expected_s``; ``low_s`` and ``high_s``, between which it takes in 8 of 10 cases; ``per_task_s``,
+            ``tasks``, ``slots``, ``based_on`` (earlier tasks), ``by`` (parameters that explain how long tasks take) and
+            ``notes`` (what is assumed). Without earlier tasks the times are None.
+
+        Raises
+        ------
+        InvalidType, InvalidArgument, SerializationError
+            As of :meth:`map`.
+
+        Examples
+        --------
+        >>> async def main():
+        ...     async with TaskQueue(":memory:") as queue:
+        ...         return await queue.forecast(pow, grid(base=range(100), exp=[2]))
+        >>> asyncio.run(main())
+        100 tasks of pow · unknown: none has completed yet; map a few of the rows first
+        """
+        return await forecast(self, func, rows, fixed, labels)
 
     async def _watch(self, batch: Batch, stop_when: StopWhen | None) -> None:
         """Let the last map of a batch say when it ends."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sitq.executors.base import Executor
+    from sitq.forecasting import Forecast
     from sitq.notebook.monitor import Monitor
     from sitq.worker import Worker
 
@@ -171,6 +172,18 @@ class SyncTaskQueue:
             record_result=record_result,
         )
         return SyncBatch(self, self._call(mapping))
+
+    def forecast(
+        self,
+        func: Callable[..., Any],
+        rows: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        fixed: dict[str, Any] | None = None,
+        labels: str | Iterable[str] = (),
+    ) -> Forecast:
+        """Tell how long a map of these rows would take; see :meth:`TaskQueue.forecast`."""
+        return self._call(self._queue.forecast(func, rows, fixed=fixed, labels=labels))
 
     def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
         """Wait for a task's end; see :meth:`TaskQueue.get_result`."""

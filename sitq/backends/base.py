@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from sitq.batch_rows import (
     BatchRow,
     BatchVersion,
+    Earlier,
     MapEnd,
     MapStart,
     NewBatch,
@@ -502,6 +503,14 @@ class Backend(ABC):
     @abstractmethod
     async def last_failed(self, lane: str | None, limit: int) -> list[int]:
         """Return the numbers of the tasks that failed last, newest first, as far as the store remembers."""
+
+    @abstractmethod
+    async def earlier(self, name: str, most: int) -> Earlier:
+        """Return about so many tasks, by the qualified name of their function, that have ended and how long they took.
+
+        They are drawn from its newest batches, and from the newest tasks of no batch. The cost does not grow with the
+        number of tasks.
+        """
 
     @abstractmethod
     def size_bytes(self) -> int:

@@ -8,10 +8,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from sitq.backends import columns, group, lately, queries
+from sitq.backends import columns, earlier, group, lately, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
-from sitq.batch_rows import BatchRow, BatchVersion, Code, Pace, Point, Stop, Version
+from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, Point, Stop, Version
 from sitq.errors import TaskNotFound
 from sitq.models import FINAL, PENDING, PROCESSING, Counts, FailureGroup
 from sitq.rows import (
@@ -249,6 +249,10 @@ class Reading(Backend):
     async def last_failed(self, lane: str | None, limit: int) -> list[int]:
         """Return the numbers of the tasks that failed last, newest first."""
         return await lately.last_failed(self._open.read, lane, limit)
+
+    async def earlier(self, name: str, most: int) -> Earlier:
+        """Return about so many tasks of a function that have ended, and how long they took."""
+        return await earlier.earlier(self._open.read, name, most)
 
     async def batches(self, lane: str | None = None) -> list[BatchRow]:
         """Return the batches, newest first."""

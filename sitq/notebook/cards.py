@@ -29,10 +29,11 @@ from sitq.notebook.pieces import (
     tag,
     warning_line,
 )
-from sitq.notebook.words import amount, ending, masked, one_line, sized, span
+from sitq.notebook.words import amount, ending, masked, one_line, roughly, sized, span
 
 if TYPE_CHECKING:  # a record draws itself with this, so this knows records by their fields alone
     from sitq.batch_rows import BatchRow
+    from sitq.forecasting import Forecast
     from sitq.glance import Glance
     from sitq.models import Counts, Task
     from sitq.overview import Overview
@@ -152,6 +153,33 @@ def result_card(result: Result) -> str:
         below += failure(result.error_type or "Error", result.error or "", result.task_id, result.traceback)
     below += _output(result)
     return _card("result", f"{result.task_id} {result.name}", str(result.status), rows, below)
+
+
+def forecast_line(forecast: Forecast) -> str:
+    """Tell a forecast in one line."""
+    name, what = one_line(forecast.function, NAME), amount(forecast.tasks, "task")
+    if forecast.expected_s is None:
+        return f"{what} of {name} · unknown: none has completed yet; map a few of the rows first"
+    told = f"{what} · about {_takes(forecast)} on {amount(forecast.slots, 'slot')}"
+    told += f" · from {amount(forecast.based_on, 'earlier task')} of {name}"
+    return " · ".join([told, *(f"! {one_line(note, MESSAGE)}" for note in forecast.notes)])
+
+
+def forecast_card(forecast: Forecast) -> str:
+    """Draw a forecast."""
+    what, based_on = amount(forecast.tasks, "task"), amount(forecast.based_on, "earlier task")
+    if forecast.expected_s is None:
+        rows = [("takes", "unknown: none has completed yet; map a few of the rows first")]
+    else:
+        rows = [("takes", f"about {_takes(forecast)}, in 8 of 10 cases between these")]
+        rows += [] if forecast.per_task_s is None else [("each task", span(forecast.per_task_s))]
+        rows += [("slots", amount(forecast.slots)), ("from", based_on)]
+        rows += [("depends on", ", ".join(forecast.by))] if forecast.by else []
+    return _card("forecast", forecast.function, what, rows, "".join(map(warning_line, forecast.notes)))
+
+
+def _takes(forecast: Forecast) -> str:
+    return roughly(forecast.expected_s or 0.0, forecast.low_s or 0.0, forecast.high_s or 0.0)
 
 
 def _output(result: Result) -> str:

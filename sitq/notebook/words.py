@@ -15,6 +15,15 @@ _HARMFUL = re.compile(
 _SECRET_IN_URL = re.compile(r"(?<=://)([^:/?#@]*):.*@")  # to the last @: passwords hold any character
 _SECRET_NAMED = re.compile(r"(?i)((?:pass(?:word|wd)?|pwd|secret|token|key)\s*=\s*)('[^']*'?|[^\s&;]+)")
 
+# Of times that are not known well: in seconds, and up to which the unit is used.
+ROUGH_UNITS = (
+    (1e-3, "ms", 0.1),
+    (1.0, "s", 90.0),
+    (60.0, "min", 5400.0),
+    (3600.0, "h", 129_600.0),
+    (86_400.0, "d", math.inf),
+)
+
 
 def clean(text: object, most: int) -> str:
     r"""Make text harmless and at most ``most`` characters long; line breaks and tabs stay.
@@ -106,6 +115,23 @@ def span(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
+def roughly(seconds: float, low: float, high: float) -> str:
+    """Tell a time that is not known well, and between which others it lies, with two digits.
+
+    Examples
+    --------
+    >>> roughly(741, 530, 1102), roughly(0.013, 0.01, 0.02), roughly(88, 80, 100), roughly(400000, 200000, 500000)
+    ('12 min (8.8–18 min)', '13 ms (10–20 ms)', '88 s (80–100 s)', '4.6 d (2.3–5.8 d)')
+    """
+    factor, unit = next((factor, unit) for factor, unit, end in ROUGH_UNITS if seconds < end)
+    told, least, most = (_two_digits(value / factor) for value in (seconds, low, high))
+    return f"{told} {unit} ({least}–{most} {unit})"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def per_time(rate: float) -> str:

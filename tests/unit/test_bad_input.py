@@ -210,6 +210,26 @@ MAPS: dict[str, Case] = {
     "a row without an identity": (lambda q: q.map(quick, [Plain()], name="b"), ValueError, "row 0: parameter 'value'"),
     "a number as version": (lambda q: q.map(quick, [1], name="b", version=2), TypeError, "version must be a str"),
     "a key": (lambda q: q.options(key="k").map(quick, [1]), ValueError, "key names one task"),
+    "forecast of no function": (lambda q: q.forecast("train", [1]), TypeError, "func must be a function, not 'train'"),
+    "forecast of no rows": (lambda q: q.forecast(quick, None), TypeError, "rows must be an iterable .*grid.* not None"),
+    "forecast of a bad row": (lambda q: q.forecast(two, [1, (1, 2, 3)]), ValueError, "row 1: two.*too many"),
+    "forecast with fixed that is no dict": (lambda q: q.forecast(quick, [1], fixed=[1]), TypeError, "fixed must be a"),
+    "forecast with an unknown fixed": (
+        lambda q: q.forecast(two, [1], fixed={"yy": 1}),
+        ValueError,
+        "fixed: .*'yy'; did you mean 'y'",
+    ),
+    "forecast with fixed that cannot be pickled": (
+        lambda q: q.forecast(two, [1], fixed={"y": threading.Lock()}),
+        TypeError,
+        r"fixed\['y'\] cannot be pickled",
+    ),
+    "forecast with a number as labels": (lambda q: q.forecast(quick, [1], labels=5), TypeError, "labels must be"),
+    "forecast without a label": (
+        lambda q: q.forecast(quick, [{"value": 1}], labels="id"),
+        ValueError,
+        "row 0: labels: the row has no key 'id'",
+    ),
 }
 READS: dict[str, Case] = {
     "get_result of None": (lambda q: q.get_result(None), TypeError, "task_id must be .*enqueue.* not None"),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sitq
@@ -286,3 +287,14 @@ async def test_a_queue_that_is_shown_counts_the_workers_of_its_lane(tmp_path: Pa
         assert (await overview.look(queue.backend, "default")).workers == 0
         assert (await overview.look(queue.backend, "night")).slots == 3
         assert (await overview.look(queue.backend, None)).slots == 3
+
+
+@pytest.mark.parametrize("ended", [10, 30, 100])
+def test_the_band_of_the_eta_holds_8_of_10_cases(ended: int) -> None:
+    rng = np.random.default_rng(0)
+    left, held = 100_000, 0
+    for seconds in rng.gamma(ended, 1.0, 1000):  # until so many have ended that come by chance, one a second
+        band = progress.eta(left, ended, ended / seconds)
+        assert band is not None
+        held += band[0] <= left <= band[1]
+    assert 750 <= held <= 850

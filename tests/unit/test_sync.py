@@ -63,6 +63,7 @@ def the_tour(queue: SyncTaskQueue) -> None:
     batch = queue.map(pow, [(2, 5), (3, 2), (0, -1)], name="powers")
     assert isinstance(batch, SyncBatch)
     assert batch.wait(timeout="10s")
+    assert queue.forecast(pow, [(2, 5)] * 10).based_on == 3
     assert batch.values(errors="skip") == [32, 9]
     assert [result.is_success() for result in batch.results()] == [True, True, False]
     assert {result.task_id for result in batch.as_completed()} == set(batch)
