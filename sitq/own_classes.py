@@ -165,6 +165,6 @@ def _line(stranger: Stranger, times: list[datetime]) -> str:
     if not stranger.here:
         return f"{then}; there is no {name} here: run the cell that defines it first, and isinstance works"
     return (
-        f"{then}; {name} has changed since: isinstance(value, {name}) is False. Run the batch again, or put the class"
-        " into a module"
+        f"{then}; {name} has changed since: isinstance(value, {name}) is False. Run its map again with"
+        ' on_change="all", or put the class into a module'
     )

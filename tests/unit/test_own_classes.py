@@ -133,7 +133,7 @@ def test_a_value_of_another_class_loads_and_is_told_of_once(
     said = [line for line in capsys.readouterr().out.splitlines() if f" {name} " in line]
     assert said == [
         f"3 results hold {name} as it was when they ran (2026-11-24 16:30); {name} has changed since:"
-        f" isinstance(value, {name}) is False. Run the batch again, or put the class into a module"
+        f' isinstance(value, {name}) is False. Run its map again with on_change="all", or put the class into a module'
     ]
 
 
