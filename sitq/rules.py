@@ -9,6 +9,7 @@ from sitq.errors import bad_type, bad_value
 from sitq.failures import masked
 
 ALIKE = 20  # failures in a row that are alike pause a batch
+IN_A_ROW = " failures in a row were alike: "
 RAISED = "stop_when raised"  # so begins why a batch waits whose own rule failed
 ENOUGH = 20  # tasks that have ended before an error rate says anything
 
@@ -53,6 +54,23 @@ def broken(rules: Rules, total: int, completed: int, failed: int) -> str | None:
     return None
 
 
+def alike(n: int, kind: str) -> Stop:
+    """Say that a batch is paused since so many failures were of one kind."""
+    return Stop(f"{n:,}{IN_A_ROW}{kind}", ends=False)
+
+
+def paused_by(stop: Stop) -> str | None:
+    """Return the kind of the failures that paused a batch, if it was paused by such.
+
+    Examples
+    --------
+    >>> paused_by(alike(20, "KeyError: 'x'"))
+    "KeyError: 'x'"
+    """
+    _, in_a_row, kind = stop.why.partition(IN_A_ROW)
+    return kind if in_a_row and not stop.ends else None
+
+
 def told(stop: Stop) -> str:
     """Say why a batch was stopped, without the period that a message may end with: a sentence goes on behind it."""
     return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why.rstrip('.')}"
@@ -63,8 +81,8 @@ def remedy(stop: Stop) -> str:
     if stop.why.startswith(RAISED):
         return "run its map again with a mended stop_when, or without one, or let them go with `await batch.resume()`"
     return (
-        "mend the function and run its map again, or let them go with `await batch.resume()`; `await batch.retry()`"
-        " tries the failed ones"
+        "mend the function and run its map again; or let them go with `await batch.resume()`, and failures like these"
+        " do not pause it again; `await batch.retry()` tries the failed ones"
     )
 
 

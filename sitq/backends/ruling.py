@@ -12,7 +12,7 @@ from sitq.backends.group import Group, pending_in
 from sitq.batch_rows import Rules, Stop
 from sitq.models import CANCELLED, ENDED_BY_RULE, PENDING, Waits
 from sitq.rows import Filter
-from sitq.rules import ALIKE, broken
+from sitq.rules import ALIKE, alike, broken, paused_by
 
 PAUSED = Waits.PAUSED.value
 
@@ -44,32 +44,33 @@ def keep_rules(group: Group, ended: Iterable[tuple[int, str | None]]) -> None:
 
 def _keep_rules_of(group: Group, batch: int, kinds: Sequence[str | None]) -> None:
     row = group.execute(
-        "SELECT max_failures, max_error_rate, stop_why, alike, alike_kind, alike_after, lane FROM batches"
-        " WHERE number = ?",
+        "SELECT max_failures, max_error_rate, stop_why, alike, alike_kind, alike_after, alike_passed, lane"
+        " FROM batches WHERE number = ?",
         (batch,),
     ).fetchone()
     if row is None:
         return
-    *rules, stopped, alike, alike_kind, alike_after, lane = row
+    *rules, stopped, n, of_kind, after, passed, lane = row
     total, completed, failed = _counts(group, lane, batch)
     # What completes writes nothing here: a row of failures goes on if as many have completed as when it was written.
-    if alike_after != completed - kinds.count(None):
-        alike = 0
-    longest = alike
+    if after != completed - kinds.count(None):
+        n = 0
+    longest, most_alike = n, of_kind
+    let_pass = {None, *json.loads(passed)}
     for kind in kinds:
-        alike, alike_kind = (0 if kind is None else alike + 1 if alike and kind == alike_kind else 1), kind
-        longest = max(longest, alike)
+        n, of_kind = (0 if kind in let_pass else n + 1 if n and kind == of_kind else 1), kind
+        if n > longest:
+            longest, most_alike = n, kind
     group.execute(
         "UPDATE batches SET alike = ?, alike_kind = ?, alike_after = ? WHERE number = ?",
-        (alike, alike_kind, completed, batch),
+        (n, of_kind, completed, batch),
     )
     if stopped is not None:
         return
     if why := broken(Rules(*rules), total, completed, failed):
         stop(group, batch, Stop(why, ends=True))
     elif longest >= ALIKE:
-        what = next(kind for kind in reversed(kinds) if kind is not None)
-        stop(group, batch, Stop(f"{longest:,} failures in a row were alike: {what}", ends=False))
+        stop(group, batch, alike(longest, most_alike))
 
 
 def _counts(group: Group, lane: int, batch: int) -> tuple[int, int, int]:
@@ -159,6 +160,19 @@ def forget_stops(group: Group, numbers: Iterable[int]) -> None:
         " AND number IN (SELECT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)",
         (json.dumps(list(numbers)),),
     )
+
+
+def let_pass(group: Group, numbers: Iterable[int]) -> None:
+    """Note what paused the batches of tasks that somebody lets go on as it is: it pauses them no more."""
+    for batch, why, passed in group.execute(
+        "SELECT number, stop_why, alike_passed FROM batches WHERE stop_why IS NOT NULL AND NOT stop_ends"
+        " AND number IN (SELECT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)",
+        (json.dumps(list(numbers)),),
+    ).fetchall():
+        kind = paused_by(Stop(why, ends=False))
+        if kind is not None:
+            kinds = json.dumps([*json.loads(passed), kind])
+            group.execute("UPDATE batches SET alike_passed = ? WHERE number = ?", (kinds, batch))
 
 
 def end_map(group: Group, batch: int, seen: Stop | None, wanted: Stop | None) -> None:

@@ -90,7 +90,8 @@ CREATE TABLE batches (
     unfinished INTEGER NOT NULL DEFAULT 0,  -- 1: by its counts some of its tasks have not ended
     alike INTEGER NOT NULL DEFAULT 0,  -- so many failures in a row were alike
     alike_kind TEXT,  -- what they had in common
-    alike_after INTEGER  -- how many tasks had completed then: with another number the row is broken
+    alike_after INTEGER,  -- how many tasks had completed then: with another number the row is broken
+    alike_passed TEXT NOT NULL DEFAULT '[]'  -- kinds that paused it until its user let it go on: not again, JSON
 );
 -- Newest first of those that go on, and of those that do not: who watches reads no other. It changes when a batch ends
 -- or goes on, where one over the counts would with every completion.

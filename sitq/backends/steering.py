@@ -7,7 +7,7 @@ from typing import Any
 
 from sitq.backends.coding import take_current, take_function
 from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
-from sitq.backends.ruling import end_pauses, forget_stops, pause_batch
+from sitq.backends.ruling import end_pauses, forget_stops, let_pass, pause_batch
 from sitq.batch_rows import NewVersion
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter
@@ -111,7 +111,9 @@ def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]
             elif tasks.batch is not None:
                 pause_batch(group, tasks.batch)
         if not on and why & Waits.PAUSED:
-            forget_stops(group, [row[0] for row in rows])
+            numbers = [row[0] for row in rows]
+            let_pass(group, numbers)
+            forget_stops(group, numbers)
         if session is not None:
             for table, live in (*pending_in(tasks), processing_in(tasks)):
                 group.execute(

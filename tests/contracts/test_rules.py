@@ -196,15 +196,44 @@ async def test_a_batch_with_nothing_left_is_not_stopped(backend: Backend, worker
 
 
 # ---- it goes on ----
-async def test_letting_go_ends_a_pause_and_counts_anew(backend: Backend, worker: int) -> None:
+async def test_letting_go_ends_a_pause_and_the_same_cause_does_not_pause_it_again(
+    backend: Backend, worker: int
+) -> None:
+    batch = await batch_of(backend, 150)
+    await fail(backend, worker, ["broken 1"] * ALIKE)
+    assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == 130
+    assert await backend.stop(batch) is None
+    await fail(backend, worker, ["broken 2"] * (ALIKE + 1))
+    assert await backend.stop(batch) is None
+    await fail(backend, worker, ["another"] * ALIKE)
+    assert (await backend.stop(batch) or ENDED).why.endswith("ValueError: another")
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, False)
+    await fail(backend, worker, ["broken 3"] * ALIKE + ["another"] * ALIKE)  # both were let go on
+    assert await backend.stop(batch) is None
+
+
+@pytest.mark.parametrize("how", ["retry", "stopped by another"])
+async def test_only_a_pause_that_was_let_go_on_lets_its_cause_pass(backend: Backend, worker: int, how: str) -> None:
     batch = await batch_of(backend, 60)
+    if how == "retry":  # to see whether the cause is mended
+        await fail(backend, worker, ["broken"] * ALIKE)
+        await backend.retry(Filter(batch=batch))
+    else:
+        await backend.stop_batch(batch, Stop("stop_when raised KeyError: 'loss'", ends=False))
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, False)
     await fail(backend, worker, ["broken"] * ALIKE)
-    assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == 40
-    assert await backend.stop(batch) is None
-    await fail(backend, worker, ["broken"] * (ALIKE - 1))
-    assert await backend.stop(batch) is None
-    await fail(backend, worker, ["broken"])
     assert await backend.stop(batch) is not None
+
+
+async def test_a_pause_names_the_failures_that_were_most_in_a_row(backend: Backend, worker: int) -> None:
+    """Quick ones come in one report, with others behind them."""
+    batch = await batch_of(backend, 60)
+    claims = await backend.claim(worker, 40, LOCAL)
+    errors = [*["division by zero"] * 25, *["overflow"] * 5, None, *["overflow"] * 3]
+    ended = zip(claims, errors, strict=False)
+    await backend.complete(worker, [completed(c) if error is None else failed(c, error) for c, error in ended])
+    why = "25 failures in a row were alike: builtins.ValueError: division by zero"
+    assert await backend.stop(batch) == Stop(why, ends=False)
 
 
 async def test_a_retry_ends_a_stop(backend: Backend, worker: int) -> None:
