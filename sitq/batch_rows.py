@@ -94,6 +94,7 @@ class Point(NamedTuple):
     version: int
     aside: int  # 1: the last map did not ask for it
     by_rule: int = 0  # 1: cancelled by a rule of the batch
+    fell: int = 0  # 1: failed since a task that it needs failed
 
 
 class BatchVersion(NamedTuple):

@@ -45,6 +45,7 @@ class Status(StrEnum):
 STATES: tuple[Status, ...] = tuple(Status)  # the place of a state in here is its stored number
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = range(5)
 FINAL = (COMPLETED, FAILED, CANCELLED)
+NEEDED_FAILED = "DependencyFailed"  # the ``error_type`` of what ended since a task that it needs did not complete
 ENDED_BY_RULE = "EndedByRule"  # the ``error_type`` of what a rule of its batch cancelled
 CANCELLING = 5  # no state: among changes, a cancel that is on its way to a worker
 

@@ -107,6 +107,7 @@ class Taking:
         self._places: list[tuple[int, int]] = []
         self._story: Counter[str] = Counter()
         self._kept_without_value: Counter[int] = Counter()  # how many of the kept ones failed or were cancelled
+        self._kept_fell = 0  # how many of these failed since a task that they need failed: no rule means them
         self._note = ""
         self._other_points = OTHER_VALUES  # why no row may be a point of the earlier map
         self._stale_kept: Counter[int] = Counter()  # results of other code that stay, by version
@@ -207,6 +208,7 @@ class Taking:
             self.kept += 1
             self._story["kept"] += 1
             self._kept_without_value[state] += state != COMPLETED
+            self._kept_fell += point.fell
             if stale and state == COMPLETED:
                 self._stale_kept[point.version] += 1
         if not takes:
@@ -318,10 +320,10 @@ class Taking:
         """Return what stops the batch as it is now, if there is something to stop."""
         if not self._by_rule and not any(self._story[what] for what in RUNS):
             return None
-        failed = self._kept_without_value[FAILED]
+        failed, total = self._kept_without_value[FAILED] - self._kept_fell, len(self.numbers) - self._kept_fell
         completed = self.kept - self._kept_without_value.total()
         stop = None
-        if why := broken(rules, len(self.numbers), completed, failed):
+        if why := broken(rules, total, completed, failed):
             stop = Stop(why, ends=True)
         elif stop_when is not None and await stop_when(self.numbers):
             stop = Stop("stop_when: it is true of what has finished", ends=True)

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 from sitq.backends.group import BLOCKS, Group, back_to_pending, blocks
 from sitq.errors import InvalidArgument
-from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, Waits
+from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, NEEDED_FAILED, PENDING, Waits
 from sitq.rows import NewTasks
 
 BLOCKED = Waits.BLOCKED.value
-NEEDED_FAILED = "DependencyFailed"  # the error type of a task that ended since one that it needs did not complete
 
 ANY = "SELECT 1 FROM dependencies LIMIT 1"
 INSERT = {
@@ -26,7 +25,7 @@ INSERT = {
 }
 DEPENDENT = "SELECT DISTINCT task FROM dependencies WHERE needs IN (SELECT value FROM json_each(?))"
 TASKS = (
-    "SELECT number, state, waits, lane, batch, error_type = 'DependencyFailed' FROM tasks"
+    f"SELECT number, state, waits, lane, batch, error_type = '{NEEDED_FAILED}' FROM tasks"
     " WHERE number IN (SELECT value FROM json_each(?)) AND depends"
 )
 # From the end, since tasks run in the order of their numbers: the first look is the last but for the last one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sitq.models import ENDED_BY_RULE, Counts
+from sitq.models import ENDED_BY_RULE, NEEDED_FAILED, Counts
 from sitq.rows import SessionRow
 
 SLICE = 500  # numbers in one read of results: larger ones stall the loop that decodes them
@@ -227,7 +227,7 @@ COUNT_BATCHES = f"SELECT count(*) FROM batches INDEXED BY batches_by_end WHERE {
 
 POINTS = f"""
 SELECT number, identity, occurrence, state, waits, position, version, batch < 0,
-    state = 4 AND error_type IS '{ENDED_BY_RULE}' FROM tasks
+    state = 4 AND error_type IS '{ENDED_BY_RULE}', state = 3 AND error_type IS '{NEEDED_FAILED}' FROM tasks
 WHERE batch IN (?1, -?1) AND identity IS NOT NULL ORDER BY number
 """
 VERSIONS = """

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Sequence
 
 from sitq.backends.group import Group, pending_in
 from sitq.batch_rows import Rules, Stop
-from sitq.models import CANCELLED, ENDED_BY_RULE, PENDING, Waits
+from sitq.models import CANCELLED, ENDED_BY_RULE, NEEDED_FAILED, PENDING, Waits
 from sitq.rows import Filter
 from sitq.rules import ALIKE, alike, broken, paused_by
 
 PAUSED = Waits.PAUSED.value
+FELL = (  # what failed since a task that it needs failed: rules are about causes
+    "SELECT count(*) FROM tasks INDEXED BY tasks_failed WHERE state = 3 AND batch = ?"
+    f" AND error_type = '{NEEDED_FAILED}'"
+)
 
 
 def store_rules(group: Group, batch: int, rules: Rules) -> None:
@@ -67,7 +71,8 @@ def _keep_rules_of(group: Group, batch: int, kinds: Sequence[str | None]) -> Non
     )
     if stopped is not None:
         return
-    if why := broken(Rules(*rules), total, completed, failed):
+    (fell,) = group.execute(FELL, (batch,)).fetchone() if any(rule is not None for rule in rules) else (0,)
+    if why := broken(Rules(*rules), total - fell, completed, failed - fell):
         stop(group, batch, Stop(why, ends=True))
     elif longest >= ALIKE:
         stop(group, batch, alike(longest, most_alike))

@@ -137,6 +137,30 @@ async def test_the_error_rate_ends_a_batch_once_enough_have_ended(backend: Backe
     assert await backend.stop(batch) == Stop("max_error_rate=0.1: 4 of the 21 tasks that ended have failed", ends=True)
 
 
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        ({"max_failures": 1}, "max_failures=1: 2 tasks have failed"),
+        ({"max_error_rate": 0.2}, "max_error_rate=0.2: 2 of the 2 tasks that ended have failed"),
+    ],
+)
+async def test_what_fails_since_a_task_that_it_needs_failed_breaks_no_rule(
+    backend: Backend, worker: int, rules: dict[str, Any], why: str
+) -> None:
+    needed = await backend.enqueue(new_tasks())
+    session = await registered(backend)
+    batch, version = await begin(backend, new_batch("svc", session=session)._replace(rules=Rules(**rules)))
+    tasks = new_tasks(ALIKE + 8, session=session, batch=batch, version=version)
+    dependent = [call._replace(needs=needed) for call in tasks.calls[:ALIKE]]
+    await backend.enqueue(tasks._replace(calls=[*dependent, *tasks.calls[ALIKE:]]))
+    await fail(backend, worker, ["the cause"])
+    assert (await backend.counts(batch=batch)).failed == ALIKE
+    await fail(backend, worker, ["one"])
+    assert await backend.stop(batch) is None
+    await fail(backend, worker, ["two"])
+    assert await backend.stop(batch) == Stop(why, ends=True)
+
+
 async def test_a_batch_without_rules_goes_on(backend: Backend, worker: int) -> None:
     batch = await batch_of(backend, 30)
     await fail(backend, worker, [f"broken {chr(97 + i)}" for i in range(25)])

@@ -114,6 +114,17 @@ async def test_what_a_user_cancelled_stays_cancelled(queue: sitq.TaskQueue) -> N
     assert await queue.status(batch[9]) == "cancelled"
 
 
+async def test_its_cell_goes_on_where_only_what_tasks_need_has_failed(queue: sitq.TaskQueue, lines: Any) -> None:
+    loaded = await queue.map(function("raise ValueError(x)"), range(3), name="loaded")
+    rows = [(task,) for task in loaded]
+    await queue.map(function("return x", name="score"), rows, name="svc", max_failures=0)
+    await run(loaded)
+    lines()
+    batch = await queue.map(function("return x", name="score"), [*rows, (5,)], name="svc", max_failures=0)
+    assert lines() == ["svc: 3 kept (3 failed: `await batch.retry()` runs them again), 1 new"]
+    assert await run(batch) == sitq.Counts(completed=1, failed=3)
+
+
 async def test_a_larger_grid_does_not_run_in_an_ended_batch(queue: sitq.TaskQueue, lines: Any) -> None:
     await run(await queue.map(function(FAILS), range(10), name="svc", max_failures=2))
     lines()
