@@ -73,6 +73,22 @@ async def test_an_interrupt_ends_any_wait_within_a_second_and_only_an_interrupt_
         assert handler.text == "True\n", "a wait leaves the signal as it was"
 
 
+async def test_any_await_of_a_cell_is_interrupted_soon_though_nothing_happens(python: Path, tmp_path: Path) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN.replace("concurrency=4", "worker=False"))  # nobody wakes the loop but the queue's own tick
+        await one.run("task_id = await queue.enqueue(nap, 600)")
+        for wait in ("asyncio.sleep(600)", "asyncio.Event().wait()", "queue.get_result(task_id)"):
+            waiting = one.start(f"print('waits')\nawait {wait}")
+            await waiting.until(lambda cell: cell.text)
+            await asyncio.sleep(0.1)  # into the wait
+            one.interrupt()
+            interrupted = time.monotonic()
+            await waiting.end(10)
+            assert waiting.error is not None
+            assert waiting.ended - interrupted < 1.0, wait
+        assert (await one.run("print(await queue.status(task_id))")).text == "pending\n"
+
+
 ON_ANOTHER_HOST = (
     "from sitq import liveness, session\nsession.here = lambda: liveness.Place('another host', 'its boot', 1)\n"
 )
