@@ -88,6 +88,8 @@ class Slots:
         """Make the claimer of a session; what still runs takes slots of it."""
         taken = len(self.running)
         claimer = Claimer(session, lanes, slots - taken, self._take_from_any_thread, busy=taken)
+        if self.executor.isolated:
+            claimer.alone_from = 2  # the first loss is nearly always that of the kernel, and none of its calls' fault
         self.claimer = claimer
         self.storing.serve(claimer)
         return claimer

@@ -156,10 +156,10 @@ async def settled(backend: Backend) -> None:
 class Hands:
     """A worker's end of a claimer: what arrives in its slots."""
 
-    def __init__(self, session: int, free: int, lanes: tuple[str, ...] = LOCAL):
+    def __init__(self, session: int, free: int, lanes: tuple[str, ...] = LOCAL, alone_from: int = 1):
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Claim] = asyncio.Queue()
-        self.claimer = Claimer(session, lanes, free, self._deliver)
+        self.claimer = Claimer(session, lanes, free, self._deliver, alone_from=alone_from)
 
     def _deliver(self, claims: list[Claim]) -> None:
         self._loop.call_soon_threadsafe(lambda: [self._arrived.put_nowait(claim) for claim in claims])

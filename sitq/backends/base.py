@@ -87,6 +87,7 @@ class Claimer:
     alone: bool = False  # holds a task that lost a worker before: nothing beside it
     paused: bool = False
     turn: int = 0  # which lane is first
+    alone_from: int = 1  # a task that lost so many workers runs alone
 
 
 class Beat(NamedTuple):

@@ -29,7 +29,8 @@ FIRST = (  # those of a lane in order, without a limit or with one
 )
 LOSSY = "SELECT EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0)"
 OVERDUE = (
-    "SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0 AND waits = 0 AND lane = ?1"
+    "SELECT 1 FROM tasks INDEXED BY tasks_lossy WHERE state = 0 AND losses > 0 AND losses >= ?4 AND waits = 0"
+    " AND lane = ?1"
     " AND NOT (SELECT paused FROM lanes WHERE number = ?1) AND coalesce(run_at, 0) <= ?2"
     " AND (SELECT coalesce(max(finished_at), 0) FROM attempts WHERE task = tasks.number) <= ?2"
     " AND (limited IS NULL OR limited IN (SELECT value FROM json_each(?3))) LIMIT 1"
@@ -42,8 +43,9 @@ class Claiming(NamedTuple):
     session: int
     n: int
     lanes: Sequence[str]
-    clean: bool = False  # only tasks that never lost a worker
+    clean: bool = False  # no task that is to run alone
     turn: int = 0  # which lane is first
+    alone_from: int = 1  # a task that lost so many workers is
 
 
 def serve(group: Group, claimers: Iterable[Claimer]) -> None:
@@ -52,16 +54,18 @@ def serve(group: Group, claimers: Iterable[Claimer]) -> None:
         if claimer.free <= 0 or claimer.paused or claimer.alone:
             continue
         claimer.turn += 1
-        request = Claiming(claimer.session, claimer.free, claimer.lanes, claimer.busy > 0, claimer.turn)
+        request = Claiming(
+            claimer.session, claimer.free, claimer.lanes, claimer.busy > 0, claimer.turn, claimer.alone_from
+        )
         (claims,) = claim(group, [request])
         if claims:
             n = len(claims)
-            group.slots(claimer, claimer.free - n, claimer.busy + n, claims[0].losses > 0)
+            group.slots(claimer, claimer.free - n, claimer.busy + n, claims[0].losses >= claimer.alone_from)
             group.claims.append((claimer, claims))
 
 
 def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
-    """Claim for each request; tasks with a loss come alone and last, unless they have waited too long for that."""
+    """Claim for each request; tasks with losses come alone and last, unless they have waited too long for that."""
     answers = []
     for request in requests:
         promote(group)
@@ -71,26 +75,27 @@ def claim(group: Group, requests: Sequence[Claiming]) -> list[list[Claim]]:
         allowed = allowances(group) if group.caches.limits else []
         if not group.new and not allowed:  # a look that finds nothing costs 4 µs, and one that would claim 30
             lanes = [lane for lane in lanes if group.execute(READY, (lane,)).fetchone()]
-        first = overdue(group, lanes, allowed) if group.caches.lossy else []
+        together, alone = f"losses < {request.alone_from}", f"losses >= {request.alone_from}"
+        first = overdue(group, lanes, allowed, request.alone_from) if group.caches.lossy else []
         for lane in lanes if not first else ():
             if len(claims) < request.n:
-                claims += claim_lane(group, request.session, request.n - len(claims), lane, "losses = 0", allowed)
+                claims += claim_lane(group, request.session, request.n - len(claims), lane, together, allowed)
         if first and request.clean:
             group.empties = True
         elif not claims and not request.clean and request.n > 0:
             for lane in first or lanes:
                 if not claims:
-                    claims = claim_lane(group, request.session, 1, lane, "losses > 0", allowed)
+                    claims = claim_lane(group, request.session, 1, lane, alone, allowed)
         answers.append(claims)
         group.change(PROCESSING, [c.number for c in claims])
     return answers
 
 
-def overdue(group: Group, lanes: Iterable[int], allowed: Iterable[Allowance]) -> list[int]:
-    """Return the lanes where a task with a loss waited so long that a worker takes nothing else until it is empty."""
+def overdue(group: Group, lanes: Iterable[int], allowed: Iterable[Allowance], losses: int) -> list[int]:
+    """Return the lanes where a task with so many losses waited so long that a worker empties itself for it."""
     since = group.now - LAST_S * MICROSECONDS
     limits = json.dumps([allowance.limit for allowance in allowed])
-    return [lane for lane in lanes if group.execute(OVERDUE, (lane, since, limits)).fetchone()]
+    return [lane for lane in lanes if group.execute(OVERDUE, (lane, since, limits, losses)).fetchone()]
 
 
 def claim_lane(

@@ -23,9 +23,12 @@ class Executor(Protocol):
     ----------
     slots : int or None
         How many calls at once; None: the worker's concurrency decides. Read before each claim.
+    isolated : bool
+        Whether a call that ends its process takes no other call with it.
     """
 
     slots: int | None
+    isolated: bool
 
     async def open(self, deliver: Deliver, slots: int) -> None:
         """Get ready; a second open does nothing.

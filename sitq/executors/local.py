@@ -32,6 +32,7 @@ class LocalExecutor:
     """Runs coroutine functions in the loop and functions in threads."""
 
     slots: int | None = None
+    isolated = False
 
     def __init__(self) -> None:
         self._loader = Loader()

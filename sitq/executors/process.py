@@ -44,6 +44,7 @@ class ProcessExecutor:
     """
 
     slots: int | None = None
+    isolated = True
 
     def __init__(self, *, max_memory: int | str | None = None, max_tasks_per_child: int | None = None):
         if os.name != "posix":

@@ -28,8 +28,8 @@ from tests.storage import (
 )
 
 
-async def attached(backend: Backend, free: int, lanes: tuple[str, ...] = LOCAL) -> Hands:
-    hands = Hands(await registered(backend), free, lanes)
+async def attached(backend: Backend, free: int, lanes: tuple[str, ...] = LOCAL, alone_from: int = 1) -> Hands:
+    hands = Hands(await registered(backend), free, lanes, alone_from)
     backend.attach(hands.claimer)
     await settled(backend)
     return hands
@@ -238,6 +238,40 @@ async def test_a_task_with_a_loss_runs_alone(backend: Backend) -> None:
     assert hands.empty()  # nothing beside it
     await backend.complete(hands.claimer.session, [completed(poison)], hands.claimer, 1)
     assert len(await hands.take(2)) == 2
+
+
+async def test_where_a_call_takes_no_other_with_it_a_task_runs_alone_after_its_second_loss(backend: Backend) -> None:
+    await backend.enqueue(new_tasks(3))
+    first = await registered(backend)
+    await backend.claim(first, 3, LOCAL)
+    await lose(backend, first)
+    await backend.enqueue(new_tasks(priority=1))
+    hands = await attached(backend, 5, alone_from=2)
+    assert [(c.number, c.losses) for c in await hands.take(4)] == [(4, 0), (1, 1), (2, 1), (3, 1)]
+    await lose(backend, hands.claimer.session)
+    backend.detach(hands.claimer)
+    again = await attached(backend, 5, alone_from=2)
+    (clean,) = await again.take(1)
+    assert (clean.number, clean.losses) == (4, 1)
+    await settled(backend)
+    assert again.empty()  # the others wait for an empty worker …
+    await finish(backend, again, clean)
+    (alone,) = await again.take(1)
+    await settled(backend)
+    assert (alone.number, alone.losses) == (1, 2)
+    assert again.empty()  # … and have it to themselves
+
+
+async def test_a_task_that_is_to_run_alone_after_two_losses_does_not_empty_a_worker_after_one(
+    backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "LAST_S", 0)
+    await backend.enqueue(new_tasks(4))
+    hands = await attached(backend, 2, alone_from=2)
+    first, second = await hands.take(2)
+    assert first.number == lossy  # in its order
+    await finish(backend, hands, second)
+    assert len(await hands.take(1)) == 1
 
 
 async def test_a_task_with_a_loss_waits_for_an_empty_worker(backend: Backend) -> None:
