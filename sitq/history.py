@@ -96,6 +96,12 @@ def _walked(code: Code) -> CodeVersion:
     return CodeVersion.from_json(code.digest, code.parts or "{}")
 
 
+def is_same_kind(before: Code, now: Code) -> bool:
+    """Whether both are of a function of the same name, and not one of it and one of something made with it."""
+    kinds = [next(iter(_walked(code).parts), "") for code in (before, now)]
+    return kinds[0] == kinds[1]
+
+
 def ordinals(versions: Sequence[BatchVersion]) -> dict[int, int]:
     """Number the versions of a batch for people, from 1; rows that differ in nothing that counts share a number."""
     seen: dict[tuple[bytes, str], int] = {}

@@ -81,7 +81,7 @@ class Packer:
             name=_name(function),
             module=getattr(inner, "__module__", None) or "",
             coroutine=is_coroutine_function(function),
-            source=source_of(inner),
+            source=source_of(function),
             payload=payload,
             serializer=self.serializer.number,
             made_with=self.made_with,
@@ -241,7 +241,7 @@ def _name(function: Any) -> str:
 
 
 def source_of(function: Any) -> str | None:
-    """Return the source text of a function, where there is one."""
+    """Return the source text of a function, where there is one; objects that are called and partials have none."""
     try:
         return inspect.getsource(function)[:200_000]
     except (OSError, TypeError, IndexError):

@@ -68,8 +68,14 @@ def id_of(task: Any) -> str:
 
 def is_other(function: Any, stored: str | None) -> bool:
     """Whether the notebook has a function of this name with another source text."""
-    if getattr(function, "__module__", None) != "__main__" or stored is None:
+    now = in_notebook(getattr(function, "__module__", ""), getattr(function, "__qualname__", ""))
+    if now is None or stored is None:
         return False
-    now = getattr(sys.modules["__main__"], getattr(function, "__qualname__", ""), None)
-    text = source_of(inspect.unwrap(now)) if callable(now) else None
+    text = source_of(inspect.unwrap(now))
     return text is not None and text != stored
+
+
+def in_notebook(module: str, name: str) -> Callable[..., Any] | None:
+    """Return what the notebook has now under the name of one of its own functions."""
+    found = getattr(sys.modules["__main__"], name, None) if module == "__main__" else None
+    return found if callable(found) else None

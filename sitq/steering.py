@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sitq import checks, clock
+from sitq import checks, clock, renewing
 from sitq.awaiting import starter
-from sitq.batch_rows import NewVersion
 from sitq.connected import Connected
 from sitq.durations import seconds
 from sitq.errors import InvalidArgument
-from sitq.history import code_of
 from sitq.models import MICROSECONDS, Waits
 from sitq.packing import Packer
 from sitq.rows import Filter
@@ -51,6 +49,8 @@ class Steering(Connected):
             An id, ids, a Batch, results, a DataFrame or Series.
         func : callable, optional
             Runs in place of the stored function, with the stored arguments; it becomes the code of their batches.
+            By default the notebook's own function of that name, where it has changed since, and one line says so;
+            and else the stored one.
 
         Returns
         -------
@@ -58,11 +58,8 @@ class Steering(Connected):
             How many tasks it changes; all others are skipped.
         """
         session = await self._session_number()
-        version = None
-        if func is not None:
-            version = NewVersion(self.packer.function(func), code_of(func, None), {}, True)
         tasks = select(selection, self.backend.ids)
-        changed = await self.backend.retry(tasks, version)
+        changed = await renewing.retry(self.backend, self.packer, tasks, func)
         await self.backend.hold(tasks, Waits(0), False, session)  # lets nothing go: they are our work from now on
         return changed
 

@@ -261,6 +261,10 @@ class Backend(ABC):
         """Return the completed tasks of a batch that other code made than its current version, with their versions."""
 
     @abstractmethod
+    async def to_retry(self, tasks: Filter) -> list[tuple[int, int, list[int]]]:
+        """Return whose tasks a retry of these runs: (batch, 0, []); of lone ones (0, function, their numbers)."""
+
+    @abstractmethod
     async def limit(self, name: str, limit: Limit) -> None:
         """Make or change a limit: how many of its tasks start in any window, and run at once, in all processes.
 

@@ -251,6 +251,10 @@ WHERE ((SELECT count(*) FROM versions WHERE batch = ?1) > 1 OR EXISTS (SELECT 1 
     AND tasks.batch = ?1 AND tasks.position IS NOT NULL AND {IS_STALE} ORDER BY position
 """
 
+TO_RETRY = """
+SELECT batch, CASE batch WHEN 0 THEN function ELSE 0 END AS lone, json_group_array(number) FILTER (WHERE batch = 0)
+FROM tasks WHERE state IN (3, 4) AND batch >= 0 AND {condition} GROUP BY batch, lone ORDER BY batch, lone
+"""
 FUNCTION = "SELECT number, digest, name, module, coroutine, source, sealed, made_with FROM functions WHERE number = ?"
 VERSION = "SELECT number, function, fixed, record_result FROM versions WHERE number = ?"
 STORED_CALL = """

@@ -70,6 +70,12 @@ class Reading(Backend):
         """Return the completed tasks of a batch that other code made than its current version, and the versions."""
         return list(await self._open.read(queries.STALE, (batch,)))
 
+    async def to_retry(self, tasks: Filter) -> list[tuple[int, int, list[int]]]:
+        """Return the batches of the failed and cancelled tasks among these; of lone ones functions and numbers."""
+        condition, values = group.where(tasks)
+        rows = await self._open.read(queries.TO_RETRY.format(condition=condition), values)
+        return [(batch, function, json.loads(lone)) for batch, function, lone in rows]
+
     async def waits_for(self, batch: int) -> list[WaitsFor]:
         """Return the limits of the tasks of a batch that could run otherwise."""
         return [

@@ -146,6 +146,20 @@ async def test_tasks_that_run_again_run_the_code_of_their_batch(
 
 
 # ---- retry with another function ----
+async def test_whose_tasks_a_retry_runs_is_told_by_batch_and_of_lone_ones_by_function(
+    backend: Backend, worker: int
+) -> None:
+    batch, _ = await enqueued(backend, "a", "b")
+    done, _ = await enqueued(backend, "c", name="done")
+    await backend.enqueue(new_tasks(3, arguments=[SMALL] * 3))
+    claims = await backend.claim(worker, 9, LOCAL)
+    ends = [failed, cancelled, completed, failed, completed, cancelled]
+    await backend.complete(worker, [end(claim) for end, claim in zip(ends, claims, strict=True)])
+    assert await backend.to_retry(EVERY) == [(0, claims[3].function, [4, 6]), (batch, 0, [])]
+    assert await backend.to_retry(Filter(numbers=[2, 3, 6])) == [(0, claims[3].function, [6]), (batch, 0, [])]
+    assert await backend.to_retry(Filter(batch=done)) == []
+
+
 @pytest.mark.parametrize("arguments", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_function_given_with_a_retry_runs_the_stored_arguments(
     backend: Backend, worker: int, arguments: bytes
