@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
-from sitq.errors import InvalidCall, nearest
+from sitq.errors import InvalidCall, NotAwaited, nearest
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,16 +53,28 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
             self._inner.close()
 
     def __reduce__(self) -> Any:
-        raise TypeError(self._hint)  # it was forgotten where it is an argument of a task
+        raise NotAwaited(self._tell())  # it was forgotten where it is an argument of a task
 
     def __getattr__(self, name: str) -> NoReturn:
         # What asks for private names (IPython, pickle, this class half made) wants no advice.
-        raise AttributeError(name if name.startswith("_") else self._hint)
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise NotAwaited(self._tell())
 
     def __getitem__(self, key: object) -> NoReturn:
-        raise TypeError(self._hint)
+        raise NotAwaited(self._tell())
+
+    def __len__(self) -> int:
+        raise NotAwaited(self._tell())
 
     def __repr__(self) -> str:
+        return self._tell()
+
+    def _tell(self) -> str:
+        """Return what was forgotten; Python need not warn of it again, below whatever cell runs when it is dropped."""
+        if inspect.iscoroutine(self._inner) and inspect.getcoroutinestate(self._inner) == inspect.CORO_CREATED:
+            self._inner.close()
+            self._inner = None
         return self._hint
 
 
@@ -98,10 +110,9 @@ def _hinting(hint: str, is_silent: bool) -> Callable[[Callable[P, Coroutine[Any,
                 made = method(*args, **kwargs)
             except TypeError:  # nothing of it has run yet: it cannot be called so
                 raise _called_wrongly(hint, method, args, kwargs) from None
-            if not is_silent:
-                return Reading(lambda: made, told, made)
-            made.close()  # Python would warn of it, if it was dropped
-            return Reading(lambda: method(*args, **kwargs), told)
+            if is_silent:
+                made.close()  # Python would warn of it, if it was dropped
+            return Reading(lambda: method(*args, **kwargs), told, None if is_silent else made)
 
         return begin
 

@@ -6,6 +6,7 @@
     ├── InvalidArgument (ValueError)      a value that no call could use
     ├── InvalidType (TypeError)           a value of a kind that no call could use
     │   └── InvalidCall                   arguments that a verb does not have
+    ├── NotAwaited (AttributeError, TypeError)  the answer of a verb was used, and nobody awaited it
     ├── TaskNotFound (LookupError)        an id that names no task of this database
     ├── BatchNotFound (LookupError)       a name that no batch has
     ├── BatchExists (ValueError)          a name that a batch has already
@@ -56,8 +57,8 @@ class InvalidType(SitqError, TypeError):
     """A value of a kind that no call could use."""
 
 
-class InvalidCall(InvalidType):
-    """Arguments that a verb does not have, or one that it misses."""
+class _AtItsLine(Exception):
+    """An error of the line that calls us, and of nothing behind it."""
 
     def _render_traceback_(self) -> list[str]:  # IPython shows the innermost frame, also where that hides itself
         from IPython import get_ipython
@@ -66,10 +67,18 @@ class InvalidCall(InvalidType):
         while last is not None and last.tb_next is not None and last.tb_next.tb_next is not None:
             last = last.tb_next
         if last is not None:
-            last.tb_next = None  # the call is wrong at the line that makes it
+            last.tb_next = None
         shell: Any = get_ipython()
         lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
         return lines
+
+
+class InvalidCall(_AtItsLine, InvalidType):
+    """Arguments that a verb does not have, or one that it misses."""
+
+
+class NotAwaited(_AtItsLine, SitqError, AttributeError, TypeError):
+    """The answer of an asynchronous verb was used, and nobody awaited it."""
 
 
 class TaskNotFound(SitqError, LookupError):

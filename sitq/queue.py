@@ -99,6 +99,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         >>> asyncio.run(main())
         32
         """
+        __tracebackhide__ = True  # for IPython: what counts is the cell, and the function
         function, args, kwargs = await stored_call(self, task, func)
         value = function(*args, **kwargs)
         return await value if isinstance(value, Coroutine) else value

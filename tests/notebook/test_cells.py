@@ -1,5 +1,6 @@
 """What cells show, in real kernels: bars that stay, hints, and prints that stay where they belong."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,17 @@ async def test_a_wrong_call_is_shown_at_its_line_without_frames_of_sitq(python: 
         shown = "\n".join(wrong.error[2])
         assert "line 2" in shown
         assert "awaiting.py" not in shown
+
+
+@pytest.mark.parametrize("source", ["batch.to_frame().head()", "len(batch.to_frame())", "await queue.replay(batch[3])"])
+async def test_tracebacks_have_the_users_frames_and_none_of_sitq(python: Path, tmp_path: Path, source: str) -> None:
+    async with kernel(python, tmp_path) as started:
+        await started.run(OPEN + "batch = await queue.map(work, range(4))\nawait batch")
+        cell = await started.start(source).end()
+        assert cell.error is not None
+        shown = "\n".join(cell.error[2])
+        assert str(ROOT / "sitq") not in shown
+        assert source in re.sub(r"\x1b\[[\d;]*m", "", shown)
 
 
 async def test_prints_of_tasks_do_not_steal_those_of_innocent_cells(python: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a forgotten await says when its answer is used, and what a wait for a paused batch shows."""
 
 import asyncio
+import contextlib
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +36,12 @@ def test_an_item_of_what_was_not_awaited_and_a_loop_over_it_say_what_was_forgott
         list(forgotten)
 
 
+@pytest.mark.parametrize("use", [len, bool])
+def test_a_size_of_what_was_not_awaited_says_what_was_forgotten(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=HINT):
+        use(to_frame())
+
+
 def test_private_names_are_missing_as_usual_and_what_is_awaited_late_still_answers() -> None:
     forgotten: Any = to_frame()
     assert not hasattr(forgotten, "_repr_html_")
@@ -51,13 +59,32 @@ def test_the_reason_of_a_pause_ends_without_a_period_of_the_message() -> None:
     assert told(stop).endswith("Got # instead")
 
 
-def test_a_map_that_was_not_awaited_says_so_and_python_warns_when_it_is_dropped() -> None:
-    batch: Any = TaskQueue(":memory:").map(abs, [1])
-    assert repr(batch) == "map() is asynchronous: batch = await queue.map(f, rows)"
-    with pytest.raises(AttributeError, match=r"map\(\) is asynchronous: batch = await queue.map"):
-        batch.to_frame()
+def test_a_map_that_was_not_awaited_says_so_and_still_runs_when_it_is_awaited_late() -> None:
+    async def main() -> None:
+        async with TaskQueue(":memory:") as queue:
+            batch: Any = queue.map(abs, [1])
+            assert repr(batch) == "map() is asynchronous: batch = await queue.map(f, rows)"
+            with pytest.raises(AttributeError, match=r"map\(\) is asynchronous: batch = await queue.map"):
+                batch.to_frame()
+            assert len(await batch) == 1
+
+    asyncio.run(main())
+
+
+def test_python_warns_of_a_map_that_was_dropped_without_a_word() -> None:
     with pytest.warns(RuntimeWarning, match=r"'TaskQueue.map' was never awaited"):
-        del batch
+        TaskQueue(":memory:").map(abs, [1])
+
+
+USES = {"repr": repr, "len": len, "bool": bool, "list": list, "item": lambda it: it[0], "verb": lambda it: it.wait()}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_what_has_said_that_it_was_not_awaited_leaves_no_warning(use: Callable[[Any], Any]) -> None:
+    batch: Any = TaskQueue(":memory:").map(abs, [1])
+    with contextlib.suppress(TypeError, AttributeError):
+        use(batch)
+    del batch  # warnings are errors here
 
 
 def test_a_verb_that_only_asks_leaves_no_warning_when_it_is_dropped() -> None:
