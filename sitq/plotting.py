@@ -105,11 +105,17 @@ class Plots:
         if not self._is_live(live, ax):
             return _draw(name, await self._read(name), live, ax=ax, **settings)
         from sitq import plots
-        from sitq.plots.canvas import picture
-        from sitq.plots.live import show
+        from sitq.plots.canvas import NothingToDraw, drawn_apart, picture
+        from sitq.plots.live import aside, show
 
         async def drawn() -> tuple[bytes | None, str]:
-            return picture(partial(getattr(plots, name), **await self._read(name), **settings))
+            draw = partial(drawn_apart, partial(getattr(plots, name), **await self._read(name), **settings))
+            try:
+                # A function of the user runs where the cells do.
+                figure = draw() if any(map(callable, settings.values())) else await aside(draw)
+            except NothingToDraw as error:
+                return None, str(error)
+            return await aside(partial(picture, figure))
 
         number = None if self._batch is None else self._batch.batch_number
         key = id(self._queue), f"{number} {name} {settings}"

@@ -221,22 +221,29 @@ def in_seconds(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
 
 
 # ---- as a picture ----
-def picture(draw: Callable[[], Any]) -> tuple[bytes | None, str]:
-    """Draw apart from pyplot, and return a PNG with its text alternative; no PNG while there is nothing to draw.
+def drawn_apart(draw: Callable[[], Any]) -> Figure:
+    """Draw on a figure that pyplot does not know, and return it.
 
     Parameters
     ----------
     draw : callable
         Opens a figure with `new_figure`, and returns its Axes or an array of them.
+
+    Raises
+    ------
+    NothingToDraw
+        There is nothing to draw yet.
     """
+    with apart():
+        drawn = draw()
+    figure: Figure = np.ravel(drawn)[0].figure
+    return figure
+
+
+def picture(figure: Figure) -> tuple[bytes, str]:
+    """Return a figure as a PNG with its text alternative."""
     from io import BytesIO
 
-    try:
-        with apart():
-            drawn = draw()
-    except NothingToDraw as error:
-        return None, str(error)
-    figure: Any = np.ravel(drawn)[0].figure
     written = BytesIO()
     figure.savefig(written, format="png", bbox_inches="tight")
     return written.getvalue(), told(figure)

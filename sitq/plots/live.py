@@ -1,7 +1,8 @@
 """Plots that are drawn again while tasks end.
 
-One task per plot draws all its displays: at most once a second, and so rarely that drawing takes at most a tenth of the
-loop's time. It lives in an empty context, as a bar's does, or nbclient loses what it draws after its cell has ended.
+One task per plot shows it in all its displays: at most once a second, and so rarely that drawing takes at most a tenth
+of the time. It lives in an empty context, as a bar's does, or nbclient loses what it shows after its cell has ended.
+What takes long is done `aside`, in one thread for all plots, so that the loop goes on and no two of them draw at once.
 Whoever has waited for tasks is shown their last picture before they go on. Nothing here knows what is drawn: a picture
 is a PNG and its text alternative.
 """
@@ -9,15 +10,18 @@ is a PNG and its text alternative.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextvars
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Hashable
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 from sitq.errors import InvalidArgument, QueueClosed
+from sitq.loops import LoopThread
 from sitq.models import Counts
 from sitq.notebook.frontend import publish
 
@@ -26,10 +30,16 @@ REST = 9  # times as long as a redraw took, before the next
 TRIES = 10  # to read and draw, before a plot gives up and leaves its last picture
 PATIENCE_S = 5.0  # of those who wait for a picture
 
+T = TypeVar("T")
 Picture = tuple[bytes | None, str]
 Key = tuple[Hashable, str]  # whose tasks, by their queue; which tasks, which plot and with which settings
 
 _lives: dict[Key, Live] = {}
+_thread: LoopThread | None = None  # one for good: matplotlib keeps fonts for each thread
+# A thread that is inside of matplotlib when the interpreter ends takes the process down with it: the exit waits for
+# what is drawn, and nothing more begins.
+_drawing = threading.Lock()
+atexit.register(_drawing.acquire, timeout=PATIENCE_S)
 
 
 class Live:
@@ -157,11 +167,26 @@ async def show(
     if live is None:
         live = Live(look, draw, inside)
         await live.redraw()
-        if not live.ended and key not in _lives:
+        if key in _lives:  # the same was shown twice at once
+            live = _lives[key]
+        elif not live.ended:
             _lives[key] = live
             live.begin(lambda: _lives.pop(key, None))
     live.show()
     return live
+
+
+async def aside(draw: Callable[[], T]) -> T:
+    """Call a function in the thread that draws, and return what it returns; the loop goes on meanwhile."""
+    global _thread
+    if _thread is None:
+        _thread = LoopThread("sitq-draw")
+
+    async def called() -> T:
+        with _drawing:
+            return draw()
+
+    return await _thread.run(called())
 
 
 async def catch_up(source: Hashable) -> None:

@@ -253,7 +253,7 @@ STANDS_ON = {
         "plots.rates",
         "plots.times",
     ),
-    "plots.live": ("models", "notebook.frontend"),
+    "plots.live": ("loops", "models", "notebook.frontend"),
 }
 
 # These reach the notebook's modules, and only inside a function: pandas and its kin load when they are first needed.

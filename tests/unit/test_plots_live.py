@@ -2,18 +2,22 @@
 
 import asyncio
 import base64
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 import sitq
 from sitq.errors import InvalidArgument, InvalidType, QueueClosed
 from sitq.models import Counts
 from sitq.notebook import frontend
-from sitq.plots import live
+from sitq.plots import canvas, live
 from tests.plotted import DRAW, legend
 from tests.stage import LONG_S, fail, quick
 
@@ -276,6 +280,83 @@ async def test_a_live_plot_of_a_batch_follows_it_to_its_end(queue: sitq.TaskQueu
         await batch.wait()
     assert screen.texts() == ["Greatest result 3, task 4 of 4; x: tasks, in the order of finishing; y: result"]
     assert plt.get_fignums() == [], "it is drawn apart from the cells' own figures"
+
+
+async def test_the_loop_goes_on_while_a_plot_is_drawn(
+    queue: sitq.TaskQueue, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing, go_on = asyncio.Event(), threading.Event()
+    loop, picture, threads = asyncio.get_running_loop(), canvas.picture, set()
+
+    def slow(figure: Figure) -> tuple[bytes, str]:
+        threads.add(threading.get_ident())
+        loop.call_soon_threadsafe(drawing.set)
+        assert go_on.wait(LONG_S), "the loop stands still"
+        return picture(figure)
+
+    monkeypatch.setattr(canvas, "picture", slow)
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(quick, range(4))
+        await batch.wait()
+    shown = asyncio.create_task(batch.plot.durations(live=True))
+    async with asyncio.timeout(LONG_S):
+        await drawing.wait()
+    assert screen.shown == {}
+    go_on.set()
+    await shown
+    assert screen.texts() == ["Run times of 4 tasks; x: run time; y: tasks"]
+    assert threading.get_ident() not in threads
+
+
+async def test_a_function_of_the_user_is_called_where_cells_run(queue: sitq.TaskQueue, screen: Screen) -> None:
+    threads = set()
+
+    def spread(values: Any) -> float:
+        threads.add(threading.get_ident())
+        return float(values.max() - values.min())
+
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(quick, [{"value": n} for n in range(4)])
+        await batch.wait()
+    await batch.plot.heatmap("value", "value", "result", agg=spread, live=True)
+    assert screen.texts()[0].startswith("spread result")
+    assert threads == {threading.get_ident()}
+
+
+async def test_a_plot_that_is_shown_twice_at_once_is_drawn_by_one(screen: Screen) -> None:
+    tasks = Tasks()
+    await asyncio.gather(tasks.show(), tasks.show())
+    assert len(live._lives) == 1
+    tasks.done = 3
+    await live.catch_up("tasks")
+    assert screen.texts() == ["3 done", "3 done"]
+
+
+EXITS = """
+import asyncio, threading
+from matplotlib.figure import Figure
+from sitq.plots import canvas, live
+
+begun = threading.Event()
+
+def draw():
+    begun.set()
+    figure = Figure()
+    figure.subplots()
+    canvas.picture(figure)
+    print("drawn", flush=True)
+
+async def main():
+    drawing = asyncio.create_task(live.aside(draw))
+    await asyncio.to_thread(begun.wait)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_exits_while_a_plot_is_drawn_exits_well() -> None:
+    ran = subprocess.run([sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "drawn\n", "")
 
 
 async def test_the_timeline_of_a_batch_shows_every_attempt(queue: sitq.TaskQueue) -> None:
