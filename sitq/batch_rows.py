@@ -63,6 +63,14 @@ class Stop(NamedTuple):
     ends: bool  # False: it is paused
 
 
+class PausedBatch(NamedTuple):
+    """A batch that is paused as a whole."""
+
+    number: int
+    name: str | None
+    held: int  # so many of its tasks wait for that
+
+
 class NewBatch(NamedTuple):
     """A batch to be, or to be taken up again."""
 

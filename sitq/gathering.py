@@ -64,8 +64,8 @@ class Gathering(Ordered):
                 counts = await self._counts()
                 watch.reset(counts)
                 if not counts.processing:
-                    await self._raise_if_paused(counts)
-                    if self._bar is None or self._bar.ended:
+                    goes_on = await self._raise_if_paused(counts)
+                    if not goes_on and (self._bar is None or self._bar.ended):
                         await self._tell_stop()
                 if watch.left <= 0:
                     await catch_up(self.queue)
@@ -75,11 +75,18 @@ class Gathering(Ordered):
                 if not await self.queue._time_passed(deadline):
                     await watch.look(LOOK_S if deadline is None else min(LOOK_S, deadline - clock.waited_s()))
 
-    async def _raise_if_paused(self, counts: Counts) -> None:
-        """End a wait that nobody may be there to end: of a notebook that runs by itself, at night."""
-        stop = await self.queue.backend.stop(self.batch_number) if counts.pending else None
-        if stop is not None and not stop.ends:
+    async def _raise_if_paused(self, counts: Counts) -> bool:
+        """End a wait that nobody may be there to end: of a notebook that runs by itself, at night.
+
+        True: it is paused, and some of its tasks were let go.
+        """
+        backend = self.queue.backend
+        stop = await backend.stop(self.batch_number) if counts.pending else None
+        if stop is None or stop.ends:
+            return False
+        if await backend.held(batch=self.batch_number) >= counts.pending:
             raise BatchPaused(f"{self._title} {told(stop)}. {counts.pending:,} tasks wait: {remedy(stop)}")
+        return True
 
     async def _tell_stop(self) -> None:
         """Say, once, which rule has stopped the batch."""

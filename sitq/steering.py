@@ -13,6 +13,7 @@ from sitq.errors import InvalidArgument
 from sitq.models import MICROSECONDS, Waits
 from sitq.packing import Packer
 from sitq.rows import Filter
+from sitq.saying import say
 from sitq.selection import select
 
 
@@ -110,6 +111,9 @@ class Steering(Connected):
     async def resume(self, selection: Any = None) -> int:
         """Let held tasks go: those of a selection, or without one the lane's flag and every hold.
 
+        Of a paused batch the tasks of a selection run, and the others wait: a line says so. Once none of it is held any
+        more, the batch is paused no more; and what has paused it by itself does not pause it again.
+
         Returns
         -------
         int
@@ -118,7 +122,12 @@ class Steering(Connected):
         session = await self._session_number()  # whose work it is from now on
         holds = Waits.PAUSED | Waits.LEFT
         if selection is not None:
-            return await self.backend.hold(select(selection, self.backend.ids), holds, False, session)
+            tasks = select(selection, self.backend.ids)
+            let_go = await self.backend.hold(tasks, holds, False, session)
+            for one in await self.backend.paused_of(tasks.numbers or ()):
+                title = one.name or f"batch {one.number}"
+                say(f"{title} stays paused: {one.held:,} other tasks wait; `await batch.resume()` lets them go")
+            return let_go
         pending = (await self.backend.counts(self.lane)).pending  # before, since they are claimed at once
         let_go = await self.backend.hold(Filter(lane=self.lane), holds, False, session)
         changed = await self.backend.pause(self.lane, False)

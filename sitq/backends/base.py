@@ -29,6 +29,7 @@ from sitq.batch_rows import (
     NewBatch,
     NewVersion,
     Pace,
+    PausedBatch,
     Point,
     Renewal,
     Stop,
@@ -247,6 +248,10 @@ class Backend(ABC):
         its last map allows end a batch, and 20 that are alike in a row pause it. What runs meanwhile, and is pending
         again, is cancelled or held as the others are. ``retry``, ``rerun`` and letting go what is held end a stop.
         """
+
+    @abstractmethod
+    async def paused_of(self, numbers: Sequence[int]) -> list[PausedBatch]:
+        """Return the batches of tasks that are paused, by their users or by rules."""
 
     @abstractmethod
     async def stop(self, batch: int) -> Stop | None:

@@ -271,6 +271,14 @@ SELECT name, starts, period, concurrency, paused_until FROM limits WHERE EXISTS 
     SELECT 1 FROM tasks INDEXED BY tasks_limited
     WHERE limited = limits.number AND state = 0 AND waits = 0 AND batch = ?)
 """
+PAUSED_OF = """
+SELECT number, name, (
+    SELECT count(*) FROM tasks INDEXED BY tasks_waiting
+    WHERE state = 0 AND waits <> 0 AND waits & 2 AND batch = batches.number)
+FROM batches WHERE (paused OR (stop_why IS NOT NULL AND NOT stop_ends))
+    AND number IN (SELECT batch FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)
+ORDER BY number
+"""
 STOP = "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"
 CHANGES = "SELECT number, source, state, tasks FROM changes WHERE number > ? ORDER BY number"

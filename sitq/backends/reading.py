@@ -11,7 +11,7 @@ from typing import Any
 from sitq.backends import columns, earlier, group, lately, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
-from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, Point, Stop, Version
+from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, PausedBatch, Point, Stop, Version
 from sitq.errors import TaskNotFound
 from sitq.models import FINAL, PENDING, PROCESSING, Counts, FailureGroup
 from sitq.rows import (
@@ -60,6 +60,10 @@ class Reading(Backend):
             )
             for row in rows
         ]
+
+    async def paused_of(self, numbers: Sequence[int]) -> list[PausedBatch]:
+        """Return the batches of tasks that are paused, by their users or by rules."""
+        return list(map(PausedBatch._make, await self._open.read(queries.PAUSED_OF, (json.dumps(list(numbers)),))))
 
     async def stop(self, batch: int) -> Stop | None:
         """Return what has stopped a batch."""

@@ -15,6 +15,10 @@ from sitq.rows import Filter
 from sitq.rules import ALIKE, alike, broken, paused_by
 
 PAUSED = Waits.PAUSED.value
+HELD = (
+    f"SELECT 1 FROM tasks INDEXED BY tasks_waiting WHERE state = 0 AND waits <> 0 AND waits & {PAUSED} AND batch = ?"
+    " LIMIT 1"
+)
 FELL = (  # what failed since a task that it needs failed: rules are about causes
     "SELECT count(*) FROM tasks INDEXED BY tasks_failed WHERE state = 3 AND batch = ?"
     f" AND error_type = '{NEEDED_FAILED}'"
@@ -167,17 +171,32 @@ def forget_stops(group: Group, numbers: Iterable[int]) -> None:
     )
 
 
-def let_pass(group: Group, numbers: Iterable[int]) -> None:
-    """Note what paused the batches of tasks that somebody lets go on as it is: it pauses them no more."""
-    for batch, why, passed in group.execute(
-        "SELECT number, stop_why, alike_passed FROM batches WHERE stop_why IS NOT NULL AND NOT stop_ends"
-        " AND number IN (SELECT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)",
-        (json.dumps(list(numbers)),),
-    ).fetchall():
-        kind = paused_by(Stop(why, ends=False))
-        if kind is not None:
-            kinds = json.dumps([*json.loads(passed), kind])
-            group.execute("UPDATE batches SET alike_passed = ? WHERE number = ?", (kinds, batch))
+def let_go(group: Group, tasks: Filter, numbers: Sequence[int]) -> None:
+    """End the pauses of batches whose tasks somebody let go: of whole ones, and of those of which nothing is held now.
+
+    What paused them pauses them no more: it was let go on as it is.
+    """
+    batches = {
+        row[0]
+        for row in group.execute(
+            "SELECT DISTINCT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value",
+            (json.dumps(numbers),),
+        )
+    }
+    if tasks == Filter(lane=tasks.lane, batch=tasks.batch):  # no part of a batch
+        end_pauses(group, tasks)
+        batches.add(tasks.batch or 0)
+    for batch in batches - {0}:
+        if group.execute(HELD, (batch,)).fetchone():
+            continue
+        stopped = stop_of(group, batch)
+        kind = None if stopped is None else paused_by(stopped)
+        group.execute(
+            "UPDATE batches SET paused = 0, stop_why = NULL, stop_ends = NULL, alike = 0,"
+            " alike_passed = CASE WHEN ?1 IS NULL THEN alike_passed ELSE json_insert(alike_passed, '$[#]', ?1) END"
+            " WHERE number = ?2",
+            (kind, batch),
+        )
 
 
 def end_map(group: Group, batch: int, seen: Stop | None, wanted: Stop | None) -> None:

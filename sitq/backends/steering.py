@@ -7,7 +7,7 @@ from typing import Any
 
 from sitq.backends.coding import take_current, take_function
 from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
-from sitq.backends.ruling import end_pauses, forget_stops, let_pass, pause_batch
+from sitq.backends.ruling import forget_stops, let_go, pause_batch
 from sitq.batch_rows import NewVersion
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter
@@ -105,15 +105,10 @@ def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]
                 " RETURNING number",
                 values,
             ).fetchall()
-        if why & Waits.PAUSED and tasks == Filter(lane=tasks.lane, batch=tasks.batch):  # no part of a batch
-            if not on:
-                end_pauses(group, tasks)
-            elif tasks.batch is not None:
-                pause_batch(group, tasks.batch)
-        if not on and why & Waits.PAUSED:
-            numbers = [row[0] for row in rows]
-            let_pass(group, numbers)
-            forget_stops(group, numbers)
+        if why & Waits.PAUSED and not on:
+            let_go(group, tasks, [row[0] for row in rows])
+        elif why & Waits.PAUSED and tasks.batch is not None and tasks == Filter(lane=tasks.lane, batch=tasks.batch):
+            pause_batch(group, tasks.batch)
         if session is not None:
             for table, live in (*pending_in(tasks), processing_in(tasks)):
                 group.execute(

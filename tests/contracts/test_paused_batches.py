@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sitq.backends.base import Backend
+from sitq.batch_rows import PausedBatch, Stop
 from sitq.models import Waits
 from sitq.rows import Claim, Filter
 from tests.contracts.named import Svc
 from tests.storage import LOCAL, again, begin, completed, failed, lose, new_batch, new_tasks, registered
+
+STOP = Stop("20 failures in a row were alike: KeyError: 'x'", ends=False)
 
 
 async def batch_of(backend: Backend, n: int) -> int:
@@ -108,3 +111,54 @@ async def test_a_batch_with_nothing_left_is_not_paused(backend: Backend, worker:
     assert await pause(backend, batch) == 0
     assert await backend.retry(Filter(batch=batch)) == 1
     assert len(await backend.claim(worker, 9, LOCAL)) == 1
+
+
+@pytest.mark.parametrize("by", ["its user", "a rule"])
+async def test_a_part_that_is_let_go_runs_and_the_others_wait_on(backend: Backend, worker: int, by: str) -> None:
+    batch = await batch_of(backend, 4)
+    if by == "a rule":
+        await backend.stop_batch(batch, STOP)
+    else:
+        await pause(backend, batch)
+    assert await backend.paused_of([1, 4]) == [PausedBatch(batch, "svc", 4)]
+    assert await backend.hold(Filter(numbers=[2]), Waits.PAUSED, False) == 1
+    assert await backend.paused_of([2]) == [PausedBatch(batch, "svc", 3)]
+    assert await backend.stop(batch) == (STOP if by == "a rule" else None)
+    (claim,) = await backend.claim(worker, 9, LOCAL)
+    assert claim.number == 2
+    await backend.complete(worker, [completed(claim)])
+    await check_it_waits(backend, worker, batch, 3)
+    assert await backend.paused_of([1]) == []
+
+
+@pytest.mark.parametrize("by", ["its user", "a rule"])
+async def test_a_batch_of_which_nothing_is_held_any_more_is_not_paused(backend: Backend, worker: int, by: str) -> None:
+    batch = await batch_of(backend, 3)
+    if by == "a rule":
+        await backend.stop_batch(batch, STOP)
+    else:
+        await pause(backend, batch)
+    assert await backend.hold(Filter(numbers=[1, 2]), Waits.PAUSED, False) == 2
+    assert await backend.hold(Filter(numbers=[3]), Waits.PAUSED, False) == 1
+    assert await backend.paused_of([1]) == []
+    assert await backend.stop(batch) is None
+    claims = await backend.claim(worker, 9, LOCAL)
+    await backend.release(worker, [(claim.number, claim.attempt) for claim in claims])
+    assert len(await claim_all(backend, worker)) == 3
+
+
+async def test_what_is_in_no_paused_batch_is_let_go_alone(backend: Backend, worker: int) -> None:
+    await batch_of(backend, 2)
+    await backend.hold(Filter(numbers=[1, 2]), Waits.PAUSED, True)
+    assert await backend.paused_of([1, 2]) == []
+    await backend.hold(Filter(numbers=[1]), Waits.PAUSED, False)
+    assert [claim.number for claim in await backend.claim(worker, 9, LOCAL)] == [1]
+
+
+async def test_letting_a_paused_batch_go_that_only_runs_ends_its_pause(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 1)
+    await backend.claim(worker, 1, LOCAL)
+    await backend.stop_batch(batch, STOP)
+    assert await backend.stop(batch) == STOP
+    assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == 0
+    assert await backend.stop(batch) is None

@@ -176,6 +176,23 @@ async def test_a_paused_batch_goes_on_when_it_is_resumed_and_is_not_paused_again
     assert await run(batch) == sitq.Counts(completed=5, failed=ALIKE + rest)
 
 
+async def test_some_tasks_of_a_paused_batch_run_when_they_are_resumed_and_a_line_says_what_waits(
+    queue: sitq.TaskQueue, lines: Any
+) -> None:
+    batch = await queue.map(function(FAILS), range(5 + ALIKE + 9), name="svc")
+    await run_until_paused(batch)
+    lines()
+    assert await queue.resume([batch[-1], batch[0]]) == 1
+    assert lines() == ["svc stays paused: 8 other tasks wait; `await batch.resume()` lets them go"]
+    async with sitq.Worker(queue.backend, concurrency=1):
+        with pytest.raises(BatchPaused, match="8 tasks wait"):  # once that one has run
+            await asyncio.wait_for(batch.wait(), LONG_S)
+    assert await queue.status(batch[-1]) == "failed"
+    assert await queue.resume(batch[-9:]) == 8
+    assert lines() == []
+    assert await run(batch) == sitq.Counts(completed=5, failed=ALIKE + 9)
+
+
 async def test_what_is_retried_while_its_batch_is_paused_waits_for_resume(queue: sitq.TaskQueue, stage: Stage) -> None:
     async def flaky(x: int) -> int:
         await hold_in_loop()
