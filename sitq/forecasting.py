@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from sitq.queue import TaskQueue
 
 MOST = 2_000  # earlier tasks that are looked at
-STRETCH = 10  # tasks for each slot, from which their overhead is measured
-OVERHEAD_MOST_S = 0.001  # more is other work on the same slots
+STRETCH = 5  # tasks for each slot, from which their overhead is measured
+OVERHEAD_S = 0.0001  # where they are too few
+# More is other work on the same slots: of the time of all, as loop and threads take it, or of the slot's own, as a
+# process does.
+OVERHEAD_MOST_S, OF_SLOT_MOST_S = 0.001, 0.01
 NAMELESS = "<lambda>"  # functions that share this name have nothing in common
 
 
@@ -154,8 +157,9 @@ def _overhead_s(tasks: Sequence[EarlierTask]) -> float:
             stretch = [task for _, _, task in placed[at : at + size]]
             each_s = (ended.started_at - begun.started_at) / MICROSECONDS / (last - first)
             slots = sum({task.session: task.slots for task in stretch}.values())
-            found.append(each_s - fmean(task.took_s for task in stretch) / slots)
-    return min(OVERHEAD_MOST_S, max(0.0, median(found))) if found else 0.0
+            most = max(OVERHEAD_MOST_S, OF_SLOT_MOST_S / slots)
+            found.append(min(most, each_s - fmean(task.took_s for task in stretch) / slots))
+    return max(0.0, median(found)) if found else OVERHEAD_S
 
 
 def _defaults(func: Callable[..., Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 import sitq
 from sitq.batch_rows import EarlierTask
-from sitq.forecasting import OVERHEAD_MOST_S, Forecast, _overhead_s
+from sitq.forecasting import OVERHEAD_S, Forecast, _overhead_s
 from sitq.rows import Claim, Completion, Filter
 from tests.cells import run_cell
 from tests.stage import LONG_S, quick
@@ -230,11 +230,15 @@ def test_overhead_is_by_how_much_tasks_come_later_than_their_slots_are_free() ->
     assert _overhead_s(spaced(each_s=0.0105, took_s=0.02)[::3]) == pytest.approx(0.0005)  # some of them are known
 
 
-def test_overhead_is_never_negative_nor_more_than_a_queue_takes() -> None:
+def test_overhead_is_never_negative_and_known_of_enough_tasks_only() -> None:
     assert _overhead_s(spaced(each_s=0.001, took_s=0.02)) == 0.0
-    assert _overhead_s(spaced(each_s=1.0, took_s=0.02)) == OVERHEAD_MOST_S  # others took the slots
-    assert _overhead_s(spaced(each_s=0.0105, took_s=0.02, n=5)) == 0.0  # too few to tell
-    assert _overhead_s([]) == 0.0
+    assert _overhead_s(spaced(each_s=0.0105, took_s=0.02, n=5)) == OVERHEAD_S  # too few to tell
+    assert _overhead_s([]) == OVERHEAD_S
+
+
+@pytest.mark.parametrize(("slots", "most"), [(1, 0.01), (2, 0.005), (50, 0.001)])
+def test_what_others_take_of_the_slots_is_no_overhead(slots: int, most: float) -> None:
+    assert _overhead_s(spaced(each_s=1.0, took_s=0.02, n=300, slots=slots)) == pytest.approx(most)
 
 
 def test_a_pause_is_no_overhead() -> None:
@@ -244,8 +248,8 @@ def test_a_pause_is_no_overhead() -> None:
 
 
 def test_overhead_is_measured_within_a_batch() -> None:
-    tasks = spaced(each_s=0.0105, took_s=0.02, n=15)
-    assert _overhead_s(tasks + [task._replace(batch=2, started_at=10**12) for task in tasks]) == 0.0
+    tasks = spaced(each_s=0.0105, took_s=0.02, n=8)
+    assert _overhead_s(tasks + [task._replace(batch=2, started_at=10**12) for task in tasks]) == OVERHEAD_S
 
 
 def test_the_slots_of_several_workers_count_together() -> None:
