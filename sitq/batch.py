@@ -15,6 +15,8 @@ from sitq.models import FAILED
 from sitq.plotting import Plots
 from sitq.progress import Progress
 from sitq.rows import Filter
+from sitq.saying import say
+from sitq.stale import from_what, remedy_of_stale, stale_needs
 from sitq.surveying import Surveying, field_name
 
 if TYPE_CHECKING:
@@ -148,7 +150,8 @@ class Batch(Gathering, Surveying):
         Parameters
         ----------
         stale : bool
-            True: only those that other code made.
+            True: only those that other code made, or that were computed from results which ran again since. What was
+            computed from stale results waits until those of the batches that it needs have run again; a line says so.
         """
         if type(stale) is not bool:
             raise bad_type("stale", stale, "True or False")
@@ -156,7 +159,9 @@ class Batch(Gathering, Surveying):
             return await self.queue.rerun(self)
         await self.queue._session_number()
         backend = self.queue.backend
-        numbers = [number for number, _ in await backend.stale(self.batch_number)]
+        numbers = await backend.runs_again(self.batch_number)
+        if not numbers and (needs := await stale_needs(backend, self.batch_number)):
+            say(f"{self._title}: computed from {from_what(needs)}, so {remedy_of_stale(needs[0])}")
         return await self.queue._rerun(Filter(numbers=numbers))
 
     @starter("await batch.rename(name)")

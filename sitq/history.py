@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sitq.batch_rows import BatchVersion, Code
+from sitq.stale import from_what
 from sitq.versions import CodeVersion, difference, in_one_line, version_of
 
 MAX_DEFAULTS = 80  # characters of two defaults that are told
@@ -112,13 +113,15 @@ def ordinals(versions: Sequence[BatchVersion]) -> dict[int, int]:
     return found
 
 
-def told_stale(versions: Sequence[BatchVersion], stale: Mapping[int, int]) -> str:
+def told_stale(versions: Sequence[BatchVersion], stale: Mapping[int, int], needs: Sequence[str] = ()) -> str:
     """Say which results other code made than the current: ``120 by version 1: EPOCHS 10 → 20``.
 
     Parameters
     ----------
     stale : mapping
         Row numbers of versions, and how many results each made.
+    needs : sequence of str
+        Other batches whose stale results these were computed from.
     """
     now = current(versions)
     numbered = ordinals(versions)
@@ -132,7 +135,7 @@ def told_stale(versions: Sequence[BatchVersion], stale: Mapping[int, int]) -> st
         if is_stale(same[-1], now.code, now.fixed):
             told.append(f"{n:,} by version {ordinal}: {what_changed(same[-1], now.code, now.fixed)}")
         else:
-            told.append(f"{n:,} computed from stale results")
+            told.append(f"{n:,} computed from {from_what(needs)}")
     return "; ".join(told)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sitq.refs import Ref
+from sitq.saying import title_of
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
@@ -38,4 +39,4 @@ class Ordered:
 
     @property
     def _title(self) -> str:
-        return self.name or f"batch {self.batch_number}"
+        return title_of(self.batch_number, self.name)

@@ -17,6 +17,7 @@ from sitq.models import MICROSECONDS, Counts, FailureGroup
 from sitq.rows import Filter, SessionRow, WaitsFor
 from sitq.rules import told
 from sitq.snapshots import Best, RunningTask, Snapshot
+from sitq.stale import remedy_of_stale, stale_needs
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
@@ -89,6 +90,7 @@ class Progress:
         self._kept = batch._kept
         self._stale = 0  # results of other code
         self._told_stale = ""
+        self._first: str | None = None  # the batch that is to run again before anything of this one
         self._means: tuple[float, float] | None = None  # seconds that a task runs, and that it takes its slot
         self._best: dict[str, Best] = {}
         self._tracked: Mapping[str, str] = {}  # as of the last close look
@@ -224,7 +226,11 @@ class Progress:
             self._kept = (await self._pace(self._batch._mapped_at)).kept
         stale = Counter(version for _, version in await backend.stale(number))
         self._stale = stale.total()
-        self._told_stale = told_stale(await backend.versions(number), stale) if stale else ""
+        self._told_stale, self._first = "", None
+        if stale:
+            needs = await stale_needs(backend, number)
+            self._told_stale = told_stale(await backend.versions(number), stale, needs)
+            self._first = needs[0] if needs and not await backend.runs_again(number) else None
         if self.last is None or not self.last.finished:
             await self._look_at_means(counts)
         self._tracked = dict(self.track)
@@ -271,7 +277,7 @@ class Progress:
         if self._told_stale:
             stale = self._told_stale
             stale = stale if len(stale) <= TOLD_STALE else f"{stale[: TOLD_STALE - 1]}…"
-            found.append(f"{stale} · `await batch.rerun(stale=True)`")
+            found.append(f"{stale} · {remedy_of_stale(self._first)}")
         return tuple(found)
 
 

@@ -263,7 +263,21 @@ class Backend(ABC):
 
     @abstractmethod
     async def stale(self, batch: int) -> list[tuple[int, int]]:
-        """Return the completed tasks of a batch that other code made than its current version, with their versions."""
+        """Return the completed tasks of a batch that other code made than its current version, with their versions.
+
+        So are those that were computed from such results, or from results that were made anew since.
+        """
+
+    @abstractmethod
+    async def runs_again(self, batch: int) -> list[int]:
+        """Return the stale tasks of a batch that would become another result by running again.
+
+        The others were computed from stale results: what they need runs again before.
+        """
+
+    @abstractmethod
+    async def stale_needs(self, batch: int) -> list[tuple[int, str | None]]:
+        """Return number and name of the other batches with such tasks that this one needs, earlier ones first."""
 
     @abstractmethod
     async def to_retry(self, tasks: Filter) -> list[tuple[int, int, list[int]]]:

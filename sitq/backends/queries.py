@@ -27,6 +27,11 @@ WITH RECURSIVE tainted (number) AS (
     SELECT dependencies.task FROM dependencies JOIN tainted ON tainted.number = dependencies.needs
 )
 """
+# … and those of them that would become another result by running again: what the others need is to run before.
+RUN_AGAIN = f"""tasks.state = 2 AND (({OTHER_CODE}) IS TRUE OR EXISTS (
+    SELECT 1 FROM dependencies JOIN tasks AS needed ON needed.number = dependencies.needs
+    WHERE dependencies.task = tasks.number AND needed.finished_at > tasks.started_at
+))"""
 IS_STALE = f"tasks.state = 2 AND ({OTHER_CODE} OR tasks.number IN (SELECT number FROM tainted))"
 
 # Every field of a record and where it stands.
@@ -249,6 +254,27 @@ SELECT tasks.number, tasks.version FROM tasks
     JOIN versions AS now ON now.number = batches.version
 WHERE ((SELECT count(*) FROM versions WHERE batch = ?1) > 1 OR EXISTS (SELECT 1 FROM dependencies))  -- else none is
     AND tasks.batch = ?1 AND tasks.position IS NOT NULL AND {IS_STALE} ORDER BY position
+"""
+RUNS_AGAIN = f"""
+SELECT tasks.number FROM tasks
+    JOIN batches ON batches.number = tasks.batch
+    JOIN versions AS made ON made.number = tasks.version
+    JOIN versions AS now ON now.number = batches.version
+WHERE tasks.batch = ?1 AND tasks.position IS NOT NULL AND {RUN_AGAIN} ORDER BY position
+"""
+STALE_NEEDS = f"""
+WITH RECURSIVE above (number) AS (
+    SELECT dependencies.needs FROM tasks JOIN dependencies ON dependencies.task = tasks.number
+    WHERE tasks.batch = ?1 AND tasks.position IS NOT NULL AND tasks.state = 2
+    UNION
+    SELECT dependencies.needs FROM dependencies JOIN above ON above.number = dependencies.task
+)
+SELECT DISTINCT batches.number, batches.name FROM above
+    JOIN tasks ON tasks.number = above.number
+    JOIN batches ON batches.number = abs(tasks.batch)
+    JOIN versions AS made ON made.number = tasks.version
+    JOIN versions AS now ON now.number = batches.version
+WHERE batches.number <> ?1 AND {RUN_AGAIN} ORDER BY batches.number
 """
 
 TO_RETRY = """

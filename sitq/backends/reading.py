@@ -74,6 +74,14 @@ class Reading(Backend):
         """Return the completed tasks of a batch that other code made than its current version, and the versions."""
         return list(await self._open.read(queries.STALE, (batch,)))
 
+    async def runs_again(self, batch: int) -> list[int]:
+        """Return the stale tasks of a batch that would become another result by running again."""
+        return [row[0] for row in await self._open.read(queries.RUNS_AGAIN, (batch,))]
+
+    async def stale_needs(self, batch: int) -> list[tuple[int, str | None]]:
+        """Return the other batches with such tasks that this one needs, those that were made first before."""
+        return list(await self._open.read(queries.STALE_NEEDS, (batch,)))
+
     async def to_retry(self, tasks: Filter) -> list[tuple[int, int, list[int]]]:
         """Return the batches of the failed and cancelled tasks among these; of lone ones functions and numbers."""
         condition, values = group.where(tasks)

@@ -146,9 +146,10 @@ STANDS_ON = {
     "walking.walk": ("walking.classes", "walking.references"),
     "versions": ("walking.walk",),
     "building": ("versions", "errors"),
-    "history": ("batch_rows", "versions"),
+    "stale": ("backends.base", "saying"),
+    "history": ("batch_rows", "stale", "versions"),
     "progress": ("snapshots", "history", "rules", "clock"),
-    "ordered": ("refs",),
+    "ordered": ("refs", "saying"),
     "gathering": (
         "ordered",
         "awaiting",
