@@ -10,8 +10,9 @@ from typing import Any
 from sitq import checks
 from sitq.awaiting import reader
 from sitq.connected import Connected
+from sitq.errors import bad_value
 from sitq.models import Task
-from sitq.packing import Packer
+from sitq.packing import MAX_SHARED, Packer
 from sitq.params import params_of, what_it_is
 from sitq.refs import Ref, Refs, Shared
 from sitq.results import Result
@@ -24,6 +25,18 @@ class Enqueueing(Connected):
 
     packer: Packer
     _default: Options
+
+    @property
+    def max_bytes(self) -> int:
+        """The size of a function or a call, in bytes, over which it is refused; it may be set, also as "200 MB"."""
+        return self.packer.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, size: int | str) -> None:
+        found = checks.size("max_bytes", size)
+        if found > MAX_SHARED:
+            raise bad_value("max_bytes", size, f"at most {MAX_SHARED / 1e6:.0f} MB, what a database takes in one row")
+        self.packer.max_bytes = found
 
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
         """Store a call; a worker runs it.

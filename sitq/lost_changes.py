@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 from sitq.saying import say
-from sitq.walking.bytecode import MUTATORS, Uses, uses_of
-from sitq.walking.homes import is_stored_by_value
+from sitq.walking.bytecode import MUTATORS, Uses
+from sitq.walking.reached import plain, reached
 
-_uses = functools.lru_cache(maxsize=1024)(uses_of)
 CONTAINERS = frozenset({list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict})
 
 _told: set[tuple[types.CodeType, tuple[str, ...]]] = set()
@@ -19,7 +17,7 @@ _told: set[tuple[types.CodeType, tuple[str, ...]]] = set()
 
 def tell_of_lost_changes(function: Any) -> None:
     """Say once for each code of a function which globals it changes only for itself, and what to do instead."""
-    inner = _plain(function)
+    inner = plain(function)
     lost = lost_changes(inner)
     if not lost or (inner.__code__, tuple(lost)) in _told:
         return
@@ -40,28 +38,12 @@ def lost_changes(function: Any) -> dict[str, str]:
     anything else does under such names is not known.
     """
     lost: dict[str, str] = {}
-    seen: set[int] = set()
-    waiting = [_plain(function)]
-    while waiting:
-        one = waiting.pop()
-        if type(one) is not types.FunctionType or id(one) in seen or not is_stored_by_value(one):
-            continue
-        seen.add(id(one))
-        uses = _uses(one.__code__)
-        scope = one.__globals__
+    for one in reached(function):
+        scope, uses = one.function.__globals__, one.uses
         changed = {name for kind, name in uses.rebinds if kind == "global"}
         changed |= {read[1] for read in uses.reads if read[0] == "global" and _is_changed(read[1], scope, uses)}
         for name in sorted(changed):
-            lost.setdefault(name, one.__qualname__)
-        cells = dict(zip(one.__code__.co_freevars, one.__closure__ or (), strict=True))
-        for kind, name, *_ in uses.reads:
-            if kind == "global":
-                waiting.append(_plain(scope.get(name)))
-            elif name in cells:
-                try:
-                    waiting.append(_plain(cells[name].cell_contents))
-                except ValueError:
-                    continue  # an empty cell
+            lost.setdefault(name, one.function.__qualname__)
     return lost
 
 
@@ -78,9 +60,3 @@ def _is_changed(name: str, scope: dict[str, Any], uses: Uses) -> bool:
         read[:2] == ("global", name) and len(read) > 2 and read[2] in MUTATORS and hasattr(kind, read[2])
         for read in uses.reads
     )
-
-
-def _plain(function: Any) -> Any:
-    while type(function) is functools.partial:
-        function = function.func
-    return function.__func__ if type(function) is types.MethodType else function

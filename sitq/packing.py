@@ -7,13 +7,13 @@ import functools
 import hashlib
 import inspect
 import operator
-import pickle
 import sys
 import types
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from sitq.carried import culprit, largest
 from sitq.content import content_digest
 from sitq.errors import (
     InvalidArgument,
@@ -29,7 +29,7 @@ from sitq.serialization import PLAIN, Serializer
 from sitq.walking import homes
 
 WARN_BYTES = 1_000_000  # a larger function or call is stored, with a warning that names the cause
-MAX_BYTES = 64_000_000  # a larger one is refused; a queue may set its own limit
+MAX_BYTES = 64_000_000  # a larger one is refused, unless the queue sets another limit
 MAX_SHARED = 900_000_000  # of a shared object: SQLite takes a billion bytes in one value
 
 NOTHING_FOUND = Found()
@@ -72,9 +72,9 @@ class Packer:
         try:
             payload = self.serializer.dump_function(function)
         except SerializationError as error:
-            raise SerializationError(f"{_name(function)} {error}{_culprit(inner)}") from error
+            raise SerializationError(f"{_name(function)} {error}{culprit(function)}") from error
         if len(payload) > WARN_BYTES:
-            self._too_large(f"the function {_name(function)}", len(payload), _largest_global(inner))
+            self._too_large(f"the function {_name(function)}", "", len(payload), largest(function, len(payload)))
         tell_of_lost_changes(function)
         packed = Function(
             digest=hashlib.blake2b(payload, digest_size=16).digest(),
@@ -112,7 +112,7 @@ class Packer:
         if len(payload) > WARN_BYTES:
             sizes = [(len(self.serializer.dumps(a)), f"argument {i + 1}") for i, a in enumerate(args)]
             sizes += [(len(self.serializer.dumps(v)), f"argument {k!r}") for k, v in kwargs.items()]
-            self._too_large(f"a call of {_name(function)}", len(payload), max(sizes)[1])
+            self._too_large(f"a call of {_name(function)}", " for each task", len(payload), max(sizes)[1])
         return payload, found
 
     def shared(self, what: str, value: Any) -> NewShared:
@@ -200,14 +200,15 @@ class Packer:
             return False
         return True
 
-    def _too_large(self, what: str, size: int, cause: str | None) -> None:
+    def _too_large(self, what: str, each: str, size: int, cause: str) -> None:
         because = f", mostly {cause}" if cause else ""
         remedy = "store it once for all tasks, by `await queue.share(…)` or map(…, fixed={…}), or pass a path"
         if size > self.max_bytes:
             raise PayloadTooLarge(
-                f"{what} takes {size / 1e6:.0f} MB{because}; the limit is {self.max_bytes / 1e6:.0f} MB: {remedy}"
+                f"{what} takes {size / 1e6:.0f} MB{because}; the limit, `queue.max_bytes`, is"
+                f" {self.max_bytes / 1e6:.0f} MB: {remedy}"
             )
-        warnings.warn(f"{what} takes {size / 1e6:.1f} MB for each task{because}: {remedy}", stacklevel=5)
+        warnings.warn(f"{what} takes {size / 1e6:.1f} MB{each}{because}: {remedy}", stacklevel=5)
 
 
 def check_function(function: object) -> None:
@@ -316,39 +317,3 @@ def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
 
 def _same(before: tuple[Any, ...], now: tuple[Any, ...] | None) -> bool:
     return now is not None and len(before) == len(now) and all(map(operator.is_, before, now))
-
-
-def _globals_of(function: Any) -> dict[str, Any]:
-    code = getattr(function, "__code__", None)
-    scope = getattr(function, "__globals__", {})
-    found = {name: scope[name] for name in code.co_names if name in scope} if code else {}
-    for name, cell in zip(code.co_freevars if code else (), getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue
-    return {k: v for k, v in found.items() if not isinstance(v, types.ModuleType)}
-
-
-def _culprit(function: Any) -> str:
-    import cloudpickle
-
-    for name, value in _globals_of(function).items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception:
-            return (
-                f". It uses {name!r} ({type(value).__name__}), which cannot be pickled: build it in a function under"
-                " @sitq.once and call that where you use it, or pass what it is made from"
-            )
-    return ""
-
-
-def _largest_global(function: Any) -> str | None:
-    sizes = []
-    for name, value in _globals_of(function).items():
-        try:
-            sizes.append((len(pickle.dumps(value, pickle.HIGHEST_PROTOCOL)), name))
-        except Exception:
-            continue  # what only cloudpickle takes is not what makes it large
-    return f"the global {max(sizes)[1]!r}" if sizes else None

@@ -84,6 +84,15 @@ class SyncTaskQueue:
         return self._queue.lane
 
     @property
+    def max_bytes(self) -> int:
+        """The size of a function or a call, in bytes, over which it is refused; it may be set, also as "200 MB"."""
+        return self._queue.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, size: int | str) -> None:
+        self._queue.max_bytes = size
+
+    @property
     def worker(self) -> Worker | None:
         """The one that ``open_sync`` started; its ``concurrency``, ``pause`` and ``resume`` do not wait."""
         return self._queue.worker

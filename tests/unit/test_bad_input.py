@@ -86,7 +86,19 @@ FUNCTIONS: dict[str, Case] = {
     "a payload over the limit": (
         lambda q: q.enqueue(len, bytes(70_000_000)),
         TypeError,
-        "70 MB.*limit is 64 MB",
+        "70 MB.*limit, `queue.max_bytes`, is 64 MB",
+    ),
+    "a limit of 0": (lambda q: setattr(q, "max_bytes", 0), ValueError, "max_bytes must be at least 1, not 0"),
+    "a textual limit": (
+        lambda q: setattr(q, "max_bytes", "large"),
+        ValueError,
+        "max_bytes must be bytes .*\"2 GB\".*'large'",
+    ),
+    "True as a limit": (lambda q: setattr(q, "max_bytes", True), TypeError, "max_bytes .*True"),
+    "a limit that no database takes": (
+        lambda q: setattr(q, "max_bytes", "2 GB"),
+        ValueError,
+        "max_bytes must be at most 900 MB.*'2 GB'",
     ),
     "options as arguments": (lambda q: q.enqueue(two, 1, priority=3), ValueError, "two.*'priority'"),
 }

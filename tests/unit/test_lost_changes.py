@@ -103,6 +103,11 @@ def test_helpers_are_followed_and_named(cell: Cell) -> None:
     assert cell.stored().startswith("work: each task changes copies of the globals 'table', 'seen' (in note), the")
 
 
+def test_methods_of_classes_are_followed_too(cell: Cell) -> None:
+    cell.run("class Log:\n    def note(self, x):\n        seen.append(x)\ndef work(x):\n    Log().note(x)")
+    assert cell.stored().startswith("work: each task changes a copy of the global 'seen' (in Log.note), the")
+
+
 @pytest.mark.parametrize(
     "made",
     [
