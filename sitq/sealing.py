@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sitq.errors import InvalidArgument, UntrustedPayload, bad_type
+from sitq.errors import DeserializationError, InvalidArgument, UntrustedPayload, bad_type
 
 VERSION = 1
 HEADER = struct.Struct("<BB4s32s")
@@ -74,7 +74,14 @@ class Sealer:
         ------
         UntrustedPayload
             Not signed with one of our keys, for this row.
+        DeserializationError
+            There is nothing: a copy left it out.
         """
+        if not envelope:
+            raise DeserializationError(
+                "it is not in this file, a backup with payloads=False: that has what to_frame() shows, and no calls,"
+                " results and outputs"
+            )
         if len(envelope) < HEADER.size:
             raise UntrustedPayload("the stored bytes are no signed envelope: they were not written by sitq")
         version, serializer, key, digest = HEADER.unpack_from(envelope)

@@ -61,7 +61,7 @@ class Tending(Asking):
         target = Path(os.fspath(path))
         if type(payloads) is not bool:
             raise bad_type("payloads", payloads, "True or False")
-        if isinstance(batches, str):
+        if isinstance(batches, str) or hasattr(batches, "batch_number"):
             raise bad_type("batches", batches, "a list of batches or names")
         await self._session_number()
         numbers = None

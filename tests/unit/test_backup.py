@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import sitq
-from sitq.errors import InvalidArgument
+from sitq.errors import DeserializationError, InvalidArgument
 
 SECRET = "a secret that stands in arguments and results"
 
@@ -107,6 +107,22 @@ async def test_without_payloads_it_is_a_table_that_holds_no_secret_and_runs_noth
         held = await copy.to_frame()
         assert set(held[held.status == "pending"].held) == {True}
         assert await copy.get_result(claimed, 0.2) is None
+
+
+async def test_of_a_copy_without_payloads_values_and_calls_are_said_to_be_left_out(
+    queue: sitq.TaskQueue, tmp_path: Path
+) -> None:
+    await filled(queue)
+    await queue.backup(tmp_path / "share.db", payloads=False)
+    async with sitq.TaskQueue(tmp_path / "share.db") as copy:
+        done = next(iter((await copy.to_frame()).query("status == 'completed'").index))
+        result = await copy.get_result(done, 0)
+        assert result is not None
+        left_out = "it is not in this file, a backup with payloads=False"
+        with pytest.raises(DeserializationError, match=f"^the result of task {done} cannot be read: {left_out}"):
+            _ = result.value
+        with pytest.raises(DeserializationError, match=left_out):
+            await copy.replay(done)
 
 
 async def test_what_runs_is_held_in_a_copy_without_payloads(queue: sitq.TaskQueue, tmp_path: Path) -> None:

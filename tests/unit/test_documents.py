@@ -8,6 +8,7 @@ import asyncio
 import linecache
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -18,17 +19,23 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+FILE = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.S | re.M)
 PRINTS = re.compile(r"# prints (.+)$", re.M)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    known = {*sys.modules}
     mpl.use("Agg")
     yield tmp_path
     import matplotlib.pyplot as plt
 
     plt.close("all")
+    for file in tmp_path.glob("*.py"):
+        if file.stem in {*sys.modules} - known:
+            del sys.modules[file.stem]
 
 
 def as_cell(source: str, name: str) -> CodeType:
@@ -46,6 +53,8 @@ def test_the_python_blocks_of_a_document_run_in_order_and_print_what_they_say(
     document: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = BLOCK.findall(document.read_text())
+    for name, text in FILE.findall(document.read_text()):
+        (folder / name).write_text(text)
 
     async def run() -> None:
         scope: dict[str, object] = {"__name__": "__main__"}
