@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import sitq
-from sitq.errors import DeserializationError, InvalidArgument
+from sitq.errors import DeserializationError, InvalidArgument, InvalidType
 
 SECRET = "a secret that stands in arguments and results"
 
@@ -158,6 +158,12 @@ async def test_a_file_that_is_there_is_never_written_over(queue: sitq.TaskQueue,
             await queue.backup(tmp_path / path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert sorted(os.listdir(tmp_path))[0] == "notes.txt"
+
+
+async def test_one_batch_is_no_list_of_batches(queue: sitq.TaskQueue, tmp_path: Path) -> None:
+    batch = await queue.map(train, [1], name="one")
+    with pytest.raises(InvalidType, match="batches must be a list of batches or names, not <Batch 'one'"):
+        await queue.backup(tmp_path / "copy.db", batches=batch)  # type: ignore[arg-type]
 
 
 async def test_writes_go_on_while_a_backup_is_made(queue: sitq.TaskQueue, tmp_path: Path) -> None:

@@ -50,10 +50,6 @@ class Unhappy:
         raise RuntimeError("no repr")
 
 
-async def one_batch_to_back_up(q: sitq.TaskQueue) -> None:
-    await q.backup("x.db", batches=await q.map(two, []))
-
-
 def holding_a_lock() -> Callable[[], object]:
     lock = threading.Lock()
     return lambda: lock
@@ -187,7 +183,6 @@ OPTIONS: dict[str, Case] = {
     ),
     "a backup in no folder": (lambda q: q.backup("/no/such/folder/x.db"), ValueError, "no folder '/no/such/folder'"),
     "one name as the batches of a backup": (lambda q: q.backup("x.db", batches="svc"), TypeError, "batches must be"),
-    "a batch as the batches of a backup": (one_batch_to_back_up, TypeError, "batches must be a list"),
     "an unknown batch of a backup": (lambda q: q.backup("x.db", batches=["svc"]), LookupError, "svc"),
     "a number as payloads of a backup": (lambda q: q.backup("x.db", payloads=1), TypeError, "payloads must be True"),
     "a rate that is none": (lambda q: q.limit("api", rate="many"), ValueError, "rate"),
