@@ -166,7 +166,7 @@ class Framing(Connected):
         values: dict[int, Any] = {}
         strangers = Strangers()
         for at in range(0, len(done), SLICE):
-            for row in await self.backend.results(done[at : at + SLICE]):
+            for row in await self.backend.results(done[at : at + SLICE], outputs=False):
                 values[row.number] = load_value(row, self.backend, self.serializer, strangers)
             await asyncio.sleep(0)
         strangers.tell()
@@ -291,7 +291,7 @@ class Framing(Connected):
         numbers = await self.backend.numbers(failed)
         groups = Grouping(self.backend.ids)
         for at in range(0, len(numbers), SLICE):
-            rows = await self.backend.results(numbers[at : at + SLICE])
+            rows = await self.backend.results(numbers[at : at + SLICE], outputs=False)
             groups.add(sorted(row for row in rows if row.state == FAILED))
             await asyncio.sleep(0)
         return error_frame(groups.largest_first(), self.backend.ids)

@@ -126,7 +126,7 @@ class Gathering(Ordered):
         found: list[Any] = []
         strangers = Strangers()
         backend, serializer = self.queue.backend, self.queue.serializer
-        async for number, row in self._rows(self._numbers):
+        async for number, row in self._rows(self._numbers, outputs=False):
             if row is not None and row.state == COMPLETED:
                 try:
                     found.append(load_value(row, backend, serializer, strangers))
@@ -153,11 +153,11 @@ class Gathering(Ordered):
         rows = [row async for _, row in self._rows(self._numbers)]
         return [self.queue._result(row) for row in rows if row is not None and row.state in FINAL]
 
-    async def _rows(self, numbers: Sequence[int]) -> AsyncIterator[tuple[int, ResultRow | None]]:
+    async def _rows(self, numbers: Sequence[int], outputs: bool = True) -> AsyncIterator[tuple[int, ResultRow | None]]:
         """Read rows in order, giving the loop a turn between slices; None for a task that was purged."""
         for at in range(0, len(numbers), SLICE):
             wanted = list(numbers[at : at + SLICE])
-            rows = {row.number: row for row in await self.queue.backend.results(wanted)}
+            rows = {row.number: row for row in await self.queue.backend.results(wanted, outputs)}
             for number in wanted:
                 yield number, rows.get(number)
             await asyncio.sleep(0)

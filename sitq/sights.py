@@ -178,7 +178,7 @@ class Sights:
         if failed != self._failed[0]:
             backend = self._queue.backend
             numbers = await backend.last_failed(self._queue.lane, FAILURES)
-            rows = {row.number: row for row in await backend.results(numbers)}
+            rows = {row.number: row for row in await backend.results(numbers, outputs=False)}
             self._failed = (failed, tuple(self._to_failed(rows[n]) for n in numbers if n in rows))
         return self._failed[1]
 

@@ -84,7 +84,7 @@ class Unpacker:
         """Fetch the values of tasks that the arguments refer to, verified."""
         backend = self._backend
         needed = await self._patiently(lambda: backend.needed(claim.number))
-        rows = await self._patiently(lambda: backend.results(needed)) if needed else []
+        rows = await self._patiently(lambda: backend.results(needed, outputs=False)) if needed else []
         if len(rows) < len(needed):
             gone = next(number for number in needed if number not in {row.number for row in rows})
             raise DeserializationError(f"task {backend.ids.text(gone)}, whose value it needs, was purged")

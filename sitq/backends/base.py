@@ -434,8 +434,10 @@ class Backend(ABC):
         """Return the tasks whose values are arguments of a task, in order."""
 
     @abstractmethod
-    async def results(self, numbers: Sequence[int]) -> list[ResultRow]:
+    async def results(self, numbers: Sequence[int], outputs: bool = True) -> list[ResultRow]:
         """Return these tasks with how they ended; those that have not ended yet say so by their state.
+
+        What they wrote and displayed, which may be much, is read only with ``outputs``.
 
         Unknown numbers are absent; the order is any. One call serves ten thousand waiters.
         """

@@ -109,14 +109,14 @@ SELECT tasks.number, tasks.attempt, tasks.state,
     tasks.error_type, tasks.error, tasks.traceback, tasks.enqueued_at, tasks.started_at, tasks.finished_at,
     tasks.duration_s, sessions.name, coalesce(tasks.name, functions.name), tasks.params,
     (SELECT notes FROM told WHERE task = tasks.number AND attempt = tasks.attempt),
-    (SELECT sealed FROM outputs WHERE task = tasks.number AND attempt = tasks.attempt)
+    (SELECT sealed FROM outputs WHERE ?2 AND task = tasks.number AND attempt = tasks.attempt)
 FROM tasks
     JOIN functions ON functions.number = tasks.function
     LEFT JOIN sessions ON sessions.number = tasks.session
 WHERE tasks.number {which}
 """
-RESULT_OF_ONE = RESULTS.format(which="= ?")
-RESULTS_OF_MANY = RESULTS.format(which="IN (SELECT value FROM json_each(?))")
+RESULT_OF_ONE = RESULTS.format(which="= ?1")
+RESULTS_OF_MANY = RESULTS.format(which="IN (SELECT value FROM json_each(?1))")
 
 # The left side of a CROSS JOIN is read first: few tasks are running, and few told anything.
 PROGRESS = """

@@ -137,17 +137,17 @@ class Reading(Backend):
         """Return the tasks whose values are arguments of a task."""
         return [row[0] for row in await self._open.read(queries.NEEDED, (number,))]
 
-    async def results(self, numbers: Sequence[int]) -> list[ResultRow]:
+    async def results(self, numbers: Sequence[int], outputs: bool = True) -> list[ResultRow]:
         """Return these tasks with how they ended, if they did."""
         live = self._open
         if len(numbers) == 1:
-            rows = live.read_one(queries.RESULT_OF_ONE, (numbers[0],))
+            rows = live.read_one(queries.RESULT_OF_ONE, (numbers[0], outputs))
             if rows is not None:
                 return [ResultRow._make(row) for row in rows]
         found: list[ResultRow] = []
         for at in range(0, len(numbers), queries.SLICE):
             listed = json.dumps(numbers[at : at + queries.SLICE])
-            found += map(ResultRow._make, await live.read(queries.RESULTS_OF_MANY, (listed,)))
+            found += map(ResultRow._make, await live.read(queries.RESULTS_OF_MANY, (listed, outputs)))
         return found
 
     async def states(self, numbers: Sequence[int]) -> dict[int, int]:

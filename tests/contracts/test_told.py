@@ -55,6 +55,19 @@ def file_of(backend: Backend, number: int, name: str) -> Path:
     return folder / name
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_results_without_outputs_have_everything_else(backend: Backend, worker: int, n: int) -> None:
+    numbers = await backend.enqueue(new_tasks(n))
+    claims = await backend.claim(worker, n, LOCAL)
+    await backend.append(worker, [everything(claim) for claim in claims])
+    await backend.complete(worker, [completed(claim) for claim in claims])
+    without = await backend.results(numbers, outputs=False)
+    assert [row.output for row in without] == [None] * n
+    whole = await backend.results(numbers)
+    assert all(row.output and row.sealed for row in whole)
+    assert without == [row._replace(output=None) for row in whole]
+
+
 async def test_what_a_running_attempt_tells_is_stored(backend: Backend, worker: int) -> None:
     (number,) = await backend.enqueue(new_tasks())
     claim = await claim_one(backend, worker)

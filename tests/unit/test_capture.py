@@ -19,6 +19,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import UntrustedPayload
 from sitq.notebook.outputs import show
 from sitq.reports import Report
+from sitq.rows import ResultRow
 from tests import stage as on
 from tests.stage import LONG_S, Stage
 
@@ -284,3 +285,28 @@ def test_output_of_one_stream_is_one_piece(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_report_of_output_is_plain() -> None:
     assert Report(output=(capture.displayed({"a": object()}),)).output[0][0] == "display"
+
+
+async def test_values_are_read_without_the_outputs_of_their_tasks(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[ResultRow] = []
+    results = queue.backend.results
+
+    async def noted(*given: Any, **named: Any) -> list[ResultRow]:
+        read.extend(rows := await results(*given, **named))
+        return rows
+
+    monkeypatch.setattr(queue.backend, "results", noted)
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(print_and_count, range(3))
+        assert await batch.values() == [0, 1, 2]
+        assert list((await batch.to_frame(results="objects"))["result"]) == [0, 1, 2]
+        assert await (await queue.map(print_and_count, batch)).values() == [0, 1, 2]
+        assert {row.output for row in read} == {None}
+        assert [result.output for result in await batch.results()] == ["0\n", "1\n", "2\n"]
+
+
+def print_and_count(x: int) -> int:
+    print(x)
+    return x
