@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sitq.awaiting import Reading
-from sitq.capture import watch
+from sitq.capture import warn_anew, watch
 from sitq.clock import now_us
 from sitq.context import OUTSIDE, Attempt, running
 from sitq.errors import (
@@ -237,6 +237,7 @@ def begin(call: Call) -> None:
     """Let what runs in this context from now on be the call: it knows itself, and its output is its own."""
     running.set(call.attempt)
     watch()
+    warn_anew()
 
 
 def run(loader: Loader, call: Call, finish: Callable[[Coroutine[Any, Any, Any]], Any] | None = None) -> Outcome:

@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,10 @@ from sitq.context import OUTSIDE, running
 from sitq.reports import CLEAR, DISPLAY, MAX_DISPLAYS, Report
 
 _installing = threading.Lock()
+
+
+class _Never(Warning):
+    """Is given by nobody: a filter for it is how Python is told to forget which warnings it has shown."""
 
 
 class Stream:
@@ -78,6 +83,14 @@ def watch() -> None:
                     _rebind(below, stream)
                     setattr(sys, name, stream)
             watch_displays()
+
+
+def warn_anew() -> None:
+    """Let warnings be given again that an earlier task was given: Python shows those of a line once in a process.
+
+    What runs at the same time may be told twice, which is better than a task that does not know of its warning.
+    """
+    warnings.simplefilter("default", _Never, append=True)  # is added once; whatever is set clears the memory
 
 
 def _rebind(below: object, stream: Stream) -> None:

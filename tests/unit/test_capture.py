@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,33 @@ async def test_what_a_task_prints_and_logs_is_its_output(
         logging.getLogger("speaker").removeHandler(handler)
     for result, name in ((one, "one"), (two, "two")):
         assert result.output == f"out of {name}\nerr of {name}\nlog of {name}\n"
+
+
+def warn() -> None:
+    for _ in range(2):
+        warnings.warn("the same for each", stacklevel=1)
+
+
+async def warn_in_loop() -> None:
+    warn()
+
+
+@pytest.mark.parametrize("function", [warn, warn_in_loop])
+async def test_a_warning_is_told_to_each_task_once_though_an_earlier_one_was_told(
+    queue: sitq.TaskQueue, function: Callable[[], Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    warnings.resetwarnings()
+    warnings.simplefilter("default")
+    warnings.showwarning = capture_warnings  # recwarn has put its own there, and puts back what was
+    before = len(warnings.filters)
+    async with sitq.Worker(queue.backend):
+        told = [(await done(queue, function)).output.count("the same for each\n") for _ in range(3)]
+    assert told == [1, 1, 1]
+    assert len(warnings.filters) == before + 1, "one filter, however many tasks"
+
+
+def capture_warnings(message: Warning | str, *args: Any, **more: Any) -> None:
+    print(message, file=sys.stderr)
 
 
 async def test_outside_of_a_kernel_output_is_passed_through(
