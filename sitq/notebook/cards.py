@@ -137,12 +137,18 @@ def result_line(result: Result) -> str:
     return f"<Result {one_line(result.task_id)} {result.status}{took}{why}>"
 
 
+def _took(result: Result) -> str:
+    if result.duration_s is not None:
+        return span(result.duration_s)
+    return "did not come to its end" if result.started_at is not None else "did not run"
+
+
 def result_card(result: Result) -> str:
     """Draw a result; its value only if it was decoded before, since a card never unpickles."""
     known = result.is_success() and "value" in result.__dict__
     rows = [("value", shown(result.__dict__["value"]))] if known else []
     rows += [
-        ("took", "did not run" if result.duration_s is None else span(result.duration_s)),
+        ("took", _took(result)),
         ("attempts", amount(result.attempts)),
         ("worker", result.worker or "none"),
         ("finished", f"{result.finished_at:%Y-%m-%d %H:%M:%S}"),

@@ -146,7 +146,7 @@ class _Walk:
         if name in OF_THE_MODULE:
             return
         known = qualified(module, name)
-        if name not in scope:
+        if name not in scope or (name in BUILTINS and _is_of_the_shell(scope[name])):
             if name not in BUILTINS:
                 self._put(f"global {known}", "undefined")
             return
@@ -241,3 +241,10 @@ def _content(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return None
+
+
+def _is_of_the_shell(value: object) -> bool:
+    """Whether IPython put it there: its `open` and `exit` are among the names of a notebook, and of no script."""
+    if is_a(value, types.FunctionType):  # `open` says of itself that it is of `io`
+        return word(value.__globals__.get("__name__")).startswith("IPython.")  # type: ignore[attr-defined]
+    return module_of(type(value)).startswith("IPython.")

@@ -455,6 +455,13 @@ def test_a_result_card_never_unpickles() -> None:
     assert "value{'accuracy': 0.98}" in Reader(result_card(read)).text
 
 
+def test_a_result_card_tells_what_was_cancelled_while_it_ran_from_what_never_ran() -> None:
+    waited = result(status=Status.CANCELLED, duration_s=None, attempts=0)
+    assert "tookdid not run" in Reader(result_card(waited)).text
+    ran = result(status=Status.CANCELLED, duration_s=None, started_at=datetime(2026, 1, 1, 11))
+    assert "tookdid not come to its end" in Reader(result_card(ran)).text
+
+
 def test_a_value_whose_repr_fails_has_a_card() -> None:
     class Broken:
         def __repr__(self) -> str:

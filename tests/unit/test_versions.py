@@ -155,6 +155,18 @@ def test_a_name_that_is_nowhere_is_undefined(notebook: Notebook) -> None:
     assert in_one_line(before, notebook.version()) == "later: new"
 
 
+def test_what_ipython_puts_in_place_of_a_builtin_is_no_part(notebook: Notebook) -> None:
+    from IPython.core.autocall import IPyAutocall
+    from IPython.core.interactiveshell import _modified_open
+
+    notebook.run("def train(x):\n    open(x)\n    exit()")
+    in_a_script = notebook.version()
+    notebook.names |= {"open": _modified_open, "exit": IPyAutocall()}
+    assert notebook.version() == in_a_script
+    notebook.run("def open(x): return x")
+    assert notebook.version() != in_a_script, "of one's own"
+
+
 def test_names_of_attributes_are_no_globals() -> None:
     assert list(parts("size, shape = 3, 4\ndef train(x): return x.size + x.shape[0]")) == ["function train"]
 
