@@ -301,3 +301,8 @@ class Life:
         finally:
             await self.executor.close()
             await self.backend.close()
+
+
+def same_store(one: Backend, other: Backend) -> bool:
+    """Whether two backends are of one database."""
+    return one is other or (one.where == other.where and one.where != ":memory:")

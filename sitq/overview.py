@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sitq.backends.base import Backend
 from sitq.models import Counts
+from sitq.stuck import stuck_slots, stuck_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Overview:
     paused: bool = False  # the lane
     workers: int | None = None  # that live and serve it, in any process; None: nobody looked
     slots: int = 0  # of theirs
+    stuck: int = 0  # of them, taken by threads whose task has ended
 
     @property
     def notes(self) -> list[str]:
@@ -31,6 +33,8 @@ class Overview:
             found.append("paused: `await queue.resume()` lets it go on")
         elif self.held:
             found.append(f"{self.held:,} held: `await queue.resume()` lets them go")
+        if self.stuck:
+            found.append(stuck_words(self.stuck))
         return found
 
 
@@ -38,6 +42,7 @@ async def look(backend: Backend, lane: str | None) -> Overview:
     """Look at a lane; None stands for all of them."""
     sessions = [session for session in await backend.sessions() if session.kind == "worker"]
     workers = [session for session in sessions if lane is None or lane in json.loads(session.lanes)]
+    stuck = stuck_slots(backend)
     return Overview(
         at=datetime.now(),
         counts=await backend.counts(lane),
@@ -45,4 +50,5 @@ async def look(backend: Backend, lane: str | None) -> Overview:
         paused=lane is not None and await backend.paused(lane),
         workers=len(workers),
         slots=sum(worker.concurrency for worker in workers),
+        stuck=sum(stuck.get(worker.number, 0) for worker in workers),
     )

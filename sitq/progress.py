@@ -18,6 +18,7 @@ from sitq.rows import Filter, SessionRow, WaitsFor
 from sitq.rules import told
 from sitq.snapshots import Best, RunningTask, Snapshot
 from sitq.stale import remedy_of_stale, stale_needs
+from sitq.stuck import stuck_slots, stuck_words
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
@@ -123,7 +124,9 @@ class Progress:
                 await self._look_closely(counts)
         workers = await self._workers() if counts.left else []
         running = await backend.in_use() if workers else {}
-        in_use = sum(running.get(worker.number, 0) for worker in workers)
+        threads = stuck_slots(backend) if workers else {}
+        stuck = sum(threads.get(worker.number, 0) for worker in workers)
+        in_use = stuck + sum(running.get(worker.number, 0) for worker in workers)
         slots = sum(worker.concurrency for worker in workers)
         starved = bool(workers) and in_use >= slots and not counts.processing and counts.pending > held
         self.last = Snapshot(
@@ -137,7 +140,7 @@ class Progress:
             in_use=min(in_use, slots),
             slots=slots,
             failures=self._failures[1] if counts.failed else (),
-            warnings=await self._warnings(counts, held, bool(workers), starved and self._starved),
+            warnings=await self._warnings(counts, held, bool(workers), starved and self._starved, stuck),
             stale=min(self._stale, counts.completed),
             longest=await self._longest() if counts.processing else (),
             means_s=self._means,
@@ -256,7 +259,9 @@ class Progress:
         params = json.loads(row.params) if row.params else {}
         return Best(field, mode, found[1], backend.ids.text(row.number), params)
 
-    async def _warnings(self, counts: Counts, held: int, has_workers: bool, starved: bool) -> tuple[str, ...]:
+    async def _warnings(
+        self, counts: Counts, held: int, has_workers: bool, starved: bool, stuck: int
+    ) -> tuple[str, ...]:
         found = []
         stop = await self._batch.queue.backend.stop(self._batch.batch_number) if held or counts.cancelled else None
         if stop is not None:
@@ -268,7 +273,9 @@ class Progress:
         if counts.pending > held and not counts.processing and has_workers:
             waits = await self._batch.queue.backend.waits_for(self._batch.batch_number)
             found += [words_of(one, clock.now_us()) for one in waits]
-        if starved:
+        if stuck:
+            found.append(stuck_words(stuck))
+        elif starved:
             found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):
             found.append("the queue is paused: `await queue.resume()` lets it go on")

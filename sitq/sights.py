@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from sitq.models import MICROSECONDS, Counts, to_datetime
 from sitq.overview import Overview, look
 from sitq.recent import Recent
 from sitq.rows import Aged, ResultRow, SessionRow
+from sitq.stuck import stuck_slots
 
 if TYPE_CHECKING:
     from sitq.alerts import Alert
@@ -121,6 +123,7 @@ class Sights:
         running = await backend.running_by_batch(lane)
         batches, batch_count = await backend.newest_batches(lane, False, BATCHES, list(running))
         finished, finished_count = await backend.newest_batches(lane, True, BATCHES)
+        busy = Counter(await backend.in_use()) + Counter(stuck_slots(backend))
         return Sight(
             where=os.path.basename(backend.where) or backend.where,
             lane=lane,
@@ -136,7 +139,7 @@ class Sights:
             batch_count=batch_count,
             finished_batches=tuple(_batch_sight(row, 0) for row in finished),
             finished_count=finished_count,
-            sessions=self._seen(await backend.sessions(), await backend.in_use()),
+            sessions=self._seen(await backend.sessions(), busy),
             last_failed=await self._last_failed(overview.counts.failed),
             size_bytes=backend.size_bytes(),
             alerts=queue._alerts_now(),
@@ -159,7 +162,7 @@ class Sights:
             return None
         return self._queue.backend.ids.text(aged.number), max(0.0, (now - aged.since) / MICROSECONDS)
 
-    def _seen(self, sessions: list[SessionRow], busy: dict[int, int]) -> tuple[Seen, ...]:
+    def _seen(self, sessions: list[SessionRow], busy: Mapping[int, int]) -> tuple[Seen, ...]:
         now = time.monotonic()
         found = []
         for row in sessions:

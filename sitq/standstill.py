@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sitq.backends.base import Backend
 from sitq.errors import WrongEventLoop
-from sitq.life import lives
+from sitq.life import lives, same_store
 
 
 def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], awaited: str) -> None:
@@ -35,7 +35,7 @@ def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], await
     served = {
         lane
         for life in lives
-        if life.loop is loop and life.is_running and not life.paused and _same(life.backend, backend)
+        if life.loop is loop and life.is_running and not life.paused and same_store(life.backend, backend)
         for lane in life.lanes
     }
     if served and (lane := lane_of()) in served:
@@ -43,7 +43,3 @@ def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], await
             f"this wait would last for ever: it blocks the event loop in which the worker of lane {lane!r} lives."
             f' Write `{awaited}` on a TaskQueue, or give that worker a thread of its own: sitq.open(…, loop="thread")'
         )
-
-
-def _same(one: Backend, other: Backend) -> bool:
-    return one is other or (one.where == other.where and one.where != ":memory:")
