@@ -58,7 +58,7 @@ def limit_of(group: Group, options: Options, function: Function) -> int | None:
     """Return the number of the limit of new tasks; one by rate is made for their function."""
     name = options.limit
     if options.rate is not None:
-        name = f"rate of {function.module}.{function.name}"
+        name = rate_name(function)
         found = group.execute("SELECT starts, period FROM limits WHERE name = ?", (name,)).fetchone()
         if found != options.rate:
             store_limits(group, [(name, Limit(options.rate))])
@@ -72,6 +72,17 @@ def limit_of(group: Group, options: Options, function: Function) -> int | None:
         )
     group.caches.limits = True
     return int(found[0])
+
+
+def rate_name(function: Function) -> str:
+    """Return the name of the limit that a function has by its rate.
+
+    No kernel knows for sure which notebook it runs, and that of a re-run cell, of another kernel or of a headless run
+    has to be the same, or together they would start too many. So notebooks share it, and the name says so.
+    """
+    if function.module == "__main__":
+        return f"rate of {function.name} in any notebook"
+    return f"rate of {function.module}.{function.name}"
 
 
 def allowances(group: Group) -> list[Allowance]:

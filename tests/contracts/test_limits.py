@@ -18,10 +18,12 @@ from tests.storage import (
     LOCAL,
     Hands,
     again,
+    begin,
     completed,
     failed,
     function,
     lose,
+    new_batch,
     new_tasks,
     registered,
     row,
@@ -199,6 +201,20 @@ async def test_a_rate_is_of_the_function_whoever_asks(backend: Backend, worker: 
 
 
 # ---- concurrency ----
+@pytest.mark.parametrize(
+    ("module", "name"), [("__main__", "rate of ask in any notebook"), ("weather", "rate of weather.ask")]
+)
+async def test_the_limit_of_a_rate_says_what_it_is_of(
+    backend: Backend, worker: int, clock: Clock, module: str, name: str
+) -> None:
+    session = await registered(backend)
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    ask = function("ask")._replace(module=module)
+    await backend.enqueue(new_tasks(3, of=ask, session=session, batch=batch, version=version, rate=(1, MICROSECONDS)))
+    assert await number_of(backend, worker) == 1
+    assert [found.name for found in await backend.waits_for(batch)] == [name]
+
+
 async def test_no_more_run_at_once_than_a_limit_allows(backend: Backend, worker: int) -> None:
     await backend.limit("api", Limit(concurrency=2))
     await backend.enqueue(new_tasks(9, limit="api"))
