@@ -32,6 +32,7 @@ class Observing(Steering):
 
         Each change is told at least once, those of one task in their order; other processes' come within 50 ms.
         What cannot be told one by one (a reader that is 100,000 changes behind) is an event of the kind "gap".
+        Of other processes a queue hears once it is connected, as that of ``sitq.open`` is.
 
         Parameters
         ----------

@@ -203,6 +203,19 @@ async def test_what_another_process_does_is_told_without_a_gap(tmp_path: Path) -
     )
 
 
+async def test_a_queue_that_is_not_connected_yet_tells_of_others_once_it_is(tmp_path: Path) -> None:
+    other = sitq.TaskQueue(tmp_path / "x.db")
+    before = await other.enqueue(quick, 1)
+    queue = sitq.TaskQueue(tmp_path / "x.db")
+    events = queue.events()
+    await queue.connect()
+    after = await other.enqueue(quick, 2)
+    (told,) = await take(events, 1)
+    assert (told.kind, told.task_id) == ("pending", after) != ("pending", before)
+    await queue.close()
+    await other.close()
+
+
 # Callbacks.
 
 
