@@ -66,6 +66,9 @@ CELLS = {
     "result": "(await batch.results())[7]",
     "counts": "await queue.counts()",
     "database": "%load_ext sitq\n%sitq",
+    "alert": "queue.alert('error_rate', above=0.01)\nawait asyncio.sleep(1.5)",
+    "monitor": "await queue.monitor().finish()",
+    "plot": "await batch.plot.durations(live=True)",
 }
 TELLS = {
     "bar": [f"cards {EVIL}", "12 done · 0 left", "11 completed", "1 failed", f"at rate 7 {EVIL}"],
@@ -75,6 +78,9 @@ TELLS = {
     "result": ["failed", f"the loss is not a number at rate 7 {EVIL}"],
     "counts": ["15 tasks", "11 completed, 1 failed, 3 pending"],
     "database": ["1 worker with 2 slots", "is paused", f"cards {EVIL}", "11 completed, 1 failed"],
+    "alert": ["error_rate above 1 %", "warning since", "8.33 %"],
+    "monitor": ["15 tasks", "paused", "11 completed", "8.33 %", f"cards {EVIL}", f"at rate 7 {EVIL}"],
+    "plot": [],
 }
 
 
@@ -102,6 +108,9 @@ def expect_the_whole_story(page: Page) -> None:
         shown = page.locator(".jp-CodeCell").nth(index).locator(".jp-Cell-outputArea")
         for text in told:
             expect(shown, what).to_contain_text(text)
+    picture = page.locator(".jp-CodeCell").nth(list(TELLS).index("plot")).locator("img")
+    expect(picture).to_have_attribute("alt", re.compile("Run times of 12 tasks"))
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
     assert page.evaluate("window.owned") is None, "nothing that a task said has run"
     assert page.locator(".jp-Cell-outputArea mjx-container").count() == 0, "no formula is typeset"
 
