@@ -237,7 +237,8 @@ class Slots:
         if not self.executor.cancel(key):
             running.stuck = True
             log.warning(
-                "sitq: task %s %s, but its thread cannot be stopped: its slot stays taken until it ends",
+                "sitq: task %s %s, but its thread cannot be stopped: its slot stays taken until the function returns,"
+                " which it may do as soon as sitq.current_task().cancelled is true",
                 self.backend.ids.text(running.claim.number),
                 what,
             )

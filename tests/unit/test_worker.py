@@ -305,7 +305,8 @@ async def test_a_thread_over_its_timeout_keeps_its_slot_until_it_ends(
         assert worker.in_flight == 1
         waiting = await queue.enqueue(quick, 1)
         assert await queue.status(waiting) == "pending"
-        assert f"task {task_id} timed out, but its thread cannot be stopped" in caplog.text
+        assert f"task {task_id} timed out, but its thread cannot be stopped: its slot stays taken" in caplog.text
+        assert "as soon as sitq.current_task().cancelled is true" in caplog.text
         stage.let_go()
         assert (await done(queue, waiting)).value == 1
         assert (await done(queue, task_id)).error_type == "TaskTimeout"
@@ -431,7 +432,8 @@ async def test_a_running_thread_that_is_cancelled_keeps_its_slot_until_it_ends(
         await queue.cancel(task_id)
         assert (await done(queue, task_id)).is_cancelled()
         assert worker.in_flight == 1
-        assert f"task {task_id} was cancelled, but its thread cannot be stopped" in caplog.text
+        assert f"task {task_id} was cancelled, but its thread cannot be stopped: its slot stays taken" in caplog.text
+        assert "as soon as sitq.current_task().cancelled is true" in caplog.text
         (running,) = worker._life.slots.running.values()  # type: ignore[union-attr]  # runs
         assert running.timer is not None
         assert running.timer.cancelled(), "a task ends once"
