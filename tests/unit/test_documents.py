@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 import matplotlib as mpl
 import pytest
@@ -50,16 +50,17 @@ def as_cell(source: str, name: str) -> CodeType:
     "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
 )
 def test_the_python_blocks_of_a_document_run_in_order_and_print_what_they_say(
-    document: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    document: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notebook = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
     blocks = BLOCK.findall(document.read_text())
     for name, text in FILE.findall(document.read_text()):
         (folder / name).write_text(text)
 
     async def run() -> None:
-        scope: dict[str, object] = {"__name__": "__main__"}
         for n, block in enumerate(blocks):
-            value = eval(as_cell(block, f"<{document.name} {n}>"), scope)
+            value = eval(as_cell(block, f"<{document.name} {n}>"), vars(notebook))
             if asyncio.iscoroutine(value):
                 await value
 
