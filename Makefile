@@ -13,7 +13,7 @@ demo: .venv/.stamp-demo  ## run the parameter sweep, print its table, write buil
 	$(BIN)/python tools/demo.py
 
 lab: .venv/.stamp-demo  ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(IN_NOTEBOOKS)
 
 test: .venv/.stamp-dev .venv-ipykernel6/.stamp-nbval  ## run every test: units, faults, notebooks, browser
 	tools/get_chromium.sh
@@ -39,9 +39,13 @@ bench: .venv/.stamp-dev  ## measure against a plain sqlite3 loop and the peers
 clean:  ## remove everything these commands made
 	rm -rf .venv .venv-ipykernel6 build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# Served from here, so that the notebooks' links to docs lead there.
+IN_NOTEBOOKS := --ServerApp.root_dir="$(CURDIR)" --FileContentsManager.preferred_dir=notebooks
+
 # $(call install,FOLDER,WHAT): a virtual environment with the package, editable, and WHAT.
 define install
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sitq needs Python 3.11 or later and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "installing into $(1), once; this may take some minutes"
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --upgrade pip  # --group came with pip 25.1
 	$(1)/bin/python -m pip install --quiet --editable ".[demo]" $(2)
