@@ -67,14 +67,16 @@ class Monitor(Bar):
         return plain | {"text/html": monitor_html(sight, final, notes, self._ended_at or datetime.now())}
 
     def _failures_changed(self, _: object) -> bool:
-        """Whether there is another finished batch, or a failure of a new kind: what is drawn anew folds."""
+        """Whether there is another finished batch, or other kinds of failures: what is drawn anew folds."""
         sight = self._sight
         if sight is None:
             return False
         new = {kind(one.error_type, one.error): one for one in sight.last_failed}
         finished = (sight.finished_batches, sight.finished_count)
-        changed = finished != self._finished or not new.keys() <= self._failed.keys()
-        self._finished, self._failed = finished, dict(islice((new | self._failed).items(), ROWS))
+        seen_before = {} if len(sight.last_failed) == sight.overview.counts.failed else self._failed  # these are all
+        failed = dict(islice((new | seen_before).items(), ROWS))
+        changed = finished != self._finished or failed.keys() != self._failed.keys()
+        self._finished, self._failed = finished, failed
         return changed
 
     def _failures_bundle(self) -> dict[str, Any]:

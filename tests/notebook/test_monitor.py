@@ -192,6 +192,18 @@ async def test_what_is_unfolded_is_drawn_anew_only_for_something_new(queue: sitq
         await screen.until(lambda: "over" in screen.texts("failures")[0])
 
 
+async def test_a_kind_of_failures_that_is_mended_is_told_no_more(queue: sitq.TaskQueue, screen: Screen) -> None:
+    async with sitq.Worker(queue.backend):
+        await queue.get_result(await queue.enqueue(fail, ValueError, "rate 1 is bad"))
+        missing = await queue.enqueue(fail, KeyError, "missing")
+        await queue.get_result(missing)
+        queue.monitor()
+        await screen.until(lambda: "missing" in screen.texts("failures")[0])
+        await queue.retry(missing, lambda kind, text: None)
+        await screen.until(lambda: "missing" not in screen.texts("failures")[0])
+        assert "rate 1" in screen.texts("failures")[0], "the other one is as it was"
+
+
 async def test_of_many_kinds_of_failures_the_newest_are_unfolded(queue: sitq.TaskQueue, screen: Screen) -> None:
     monitor = queue.monitor()
     sight = await seen(queue)
