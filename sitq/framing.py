@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,28 +138,14 @@ class Framing(Connected):
 
     async def _columns(self, tasks: Filter, fields: Sequence[str]) -> dict[str, list[Any]]:
         """Read fields of tasks by column, giving the loop a turn between pages."""
-        found: dict[str, list[Any]] = {field: [] for field in fields}
-        async for page in self._pages(tasks, fields):
-            for field, values in page.items():
-                found[field] += values
-        return found
-
-    async def _pages(self, tasks: Filter, fields: Sequence[str]) -> AsyncIterator[dict[str, list[Any]]]:
         await self._session_number()
-        if tasks.numbers is not None:
-            numbers = sorted(set(tasks.numbers))
-            for at in range(0, len(numbers), PAGE):
-                yield await self.backend.columns(replace(tasks, numbers=numbers[at : at + PAGE]), fields)
+        found: dict[str, list[Any]] = {field: [] for field in fields}
+        async with aclosing(self.backend.pages(tasks, fields, PAGE)) as pages:
+            async for page in pages:
+                for field, values in page.items():
+                    found[field] += values
                 await asyncio.sleep(0)
-            return
-        after = 0
-        while True:
-            page = await self.backend.columns(tasks, fields, after, PAGE)
-            yield page
-            if len(page["number"]) < PAGE:
-                return
-            after = page["number"][-1]
-            await asyncio.sleep(0)
+        return found
 
     async def _values(self, numbers: Sequence[int], states: Sequence[int]) -> list[Any]:
         """Decode the results of tasks; None for those that had not completed when they were read."""

@@ -13,6 +13,9 @@ BITS = 40  # a row number: 8 characters
 MASK = (1 << BITS) - 1
 HALF = BITS // 2
 CHECK_MASK = (1 << 25) - 1  # the check: 5 characters
+CHECK_FOLD = 15
+LENGTH = 14  # 8 characters, a dash and 5
+MANY = 10_000  # ids that pay for numpy
 
 
 class PublicIds:
@@ -58,8 +61,27 @@ class PublicIds:
 
     def texts(self, numbers: list[int]) -> list[str]:
         """Return the public ids of many row numbers."""
-        text = self.text
-        return [text(number) for number in numbers]
+        if len(numbers) < MANY:
+            return list(map(self.text, numbers))
+        import numpy as np  # a third of the time for 100,000, and a frame of them has numpy anyway
+
+        letters = np.frombuffer(ALPHABET.encode(), dtype=np.uint8)
+        given = np.array(numbers, dtype=np.uint64)
+        a, b, c, salt, mask, half, check_fold = (
+            np.uint64(n) for n in (self._a, self._b, self._c, self._salt, MASK, HALF, CHECK_FOLD)
+        )
+        x = given * a & mask  # what overflows 64 bits is beyond the mask
+        x ^= x >> half
+        x = x * b & mask
+        x ^= x >> half
+        check = (given ^ salt) * c & mask
+        check ^= check >> check_fold
+        made = np.full((len(given), LENGTH), ord("-"), dtype=np.uint8)
+        for part, places in ((x, range(8)), (check, range(9, LENGTH))):
+            for place in places:
+                made[:, place] = letters[(part >> np.uint64(5 * (places[-1] - place)) & np.uint64(31)).astype(np.intp)]
+        text = made.tobytes().decode("ascii")
+        return [text[at : at + LENGTH] for at in range(0, len(text), LENGTH)]
 
     def number(self, task_id: str) -> int:
         """Return the row number of a public id.
@@ -73,7 +95,7 @@ class PublicIds:
         """
         if not isinstance(task_id, str):
             raise bad_type("task_id", task_id, "a task id, a str as enqueue() returns it")
-        if len(task_id) != 14 or task_id[8] != "-":
+        if len(task_id) != LENGTH or task_id[8] != "-":
             raise TaskNotFound(task_id, "not a task id; ids look like 'k3v9x2ma-7qd4e'")
         try:
             x = 0
@@ -94,4 +116,4 @@ class PublicIds:
 
     def _check(self, number: int) -> int:
         x = (number ^ self._salt) * self._c & MASK
-        return (x ^ x >> 15) & CHECK_MASK
+        return (x ^ x >> CHECK_FOLD) & CHECK_MASK

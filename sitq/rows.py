@@ -210,7 +210,7 @@ class Measures(NamedTuple):
     states: tuple[int, ...]  # how many tasks are in each state
     first_start: int | None  # µs in UTC, of completed tasks
     last_finish: int | None
-    waits_us: str  # of tasks that have started
+    waits_us: str  # of tasks that have started; below 0 where a clock was set back, and then as good as 0
     durations_ns: str  # of tasks that have ended
 
 

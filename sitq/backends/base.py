@@ -15,7 +15,7 @@ Rules for every verb
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -451,10 +451,11 @@ class Backend(ABC):
         """Return records in order of their numbers, behind a number: keyset paging."""
 
     @abstractmethod
-    async def columns(
-        self, tasks: Filter, fields: Sequence[str], after: int = 0, limit: int | None = None
-    ) -> dict[str, list[Any]]:
-        """Return the same as ``tasks`` by column: a list for each of these fields of TaskRow."""
+    def pages(self, tasks: Filter, fields: Sequence[str], size: int) -> AsyncGenerator[dict[str, list[Any]], None]:
+        """Read the same as ``tasks`` by column, page by page: a list for each of these fields of TaskRow.
+
+        ``number`` is one of them. The last page may be empty. While one is used the next is read.
+        """
 
     @abstractmethod
     async def measures(self, tasks: Filter, since: int | None = None) -> Measures:

@@ -1,4 +1,4 @@
-"""The connections of aiosqlite that an open backend reads with, one for each loop."""
+"""The connections of aiosqlite that an open backend reads with: one for each loop, more where it reads side by side."""
 
 from __future__ import annotations
 
@@ -43,12 +43,15 @@ class Readers:
     def __init__(self, backend: SQLiteBackend, check: Callable[[], None]):
         self._backend = backend
         self._check = check
-        self.by_loop: dict[asyncio.AbstractEventLoop, Reader] = {}
+        self.by_loop: dict[tuple[asyncio.AbstractEventLoop, int], Reader] = {}  # the first, second … one of a loop
 
-    async def read(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        """Read with aiosqlite, whole and without a transaction: what was acked is always visible."""
-        loop = asyncio.get_running_loop()
-        reader = self.by_loop.get(loop) or self._add(loop)
+    async def read(self, sql: str, values: Sequence[Any], beside: int = 0) -> list[Any]:
+        """Read with aiosqlite, whole and without a transaction: what was acked is always visible.
+
+        Reads of one connection follow each other; those of another ``beside`` run meanwhile, on another core.
+        """
+        key = asyncio.get_running_loop(), beside
+        reader = self.by_loop.get(key) or self._add(key)
         try:
             connection = reader.connection
             await asyncio.shield(reader.opening)
@@ -61,13 +64,13 @@ class Readers:
                 raise
         except sqlite3.Error as error:
             if reader.opening.done() and reader.opening.exception() is not None:
-                self.by_loop.pop(loop, None)  # the next read opens another
+                self.by_loop.pop(key, None)  # the next read opens another
             raise translated(error, self._backend.where) from error
         except ValueError as error:  # of a connection that was stopped, as it is when the process exits
             raise QueueClosed(f"{self._backend.where} was closed meanwhile") from error
 
-    def _add(self, loop: asyncio.AbstractEventLoop) -> Reader:
-        for closed in [known for known in list(self.by_loop) if known.is_closed()]:
+    def _add(self, key: tuple[asyncio.AbstractEventLoop, int]) -> Reader:
+        for closed in [known for known in list(self.by_loop) if known[0].is_closed()]:
             if left := self.by_loop.pop(closed, None):  # else another thread was faster
                 stop(left.connection)
         self._check()
@@ -75,13 +78,13 @@ class Readers:
         connection = aiosqlite.connect(where, uri=True, timeout=20, isolation_level=None, cached_statements=256)
         if exiting():
             connection._thread.daemon = True  # the exit does not wait for it, since nobody would stop it
-        reader = self.by_loop[loop] = Reader(connection, loop.create_task(_connect(connection)))
+        reader = self.by_loop[key] = Reader(connection, key[0].create_task(_connect(connection)))
         return reader
 
     async def close(self) -> None:
         """Close every connection."""
         loop = asyncio.get_running_loop()
-        for owner, reader in list(self.by_loop.items()):
+        for (owner, _), reader in list(self.by_loop.items()):
             if owner is loop and reader.connection._running:
                 with contextlib.suppress(sqlite3.Error):
                     await reader.opening

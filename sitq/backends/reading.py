@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from sitq.backends import columns, earlier, group, lately, queries
+from sitq.backends import earlier, group, lately, measuring, paging, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
 from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, PausedBatch, Point, Stop, Version
 from sitq.errors import TaskNotFound
-from sitq.models import FINAL, PENDING, PROCESSING, Counts, FailureGroup
+from sitq.models import Counts, FailureGroup
 from sitq.rows import (
     Aged,
     AttemptRow,
@@ -161,29 +161,13 @@ class Reading(Backend):
         rows = await self._open.read(sql, (after, *values, -1 if limit is None else limit))
         return list(map(TaskRow._make, rows))
 
-    async def columns(
-        self, tasks: Filter, fields: Sequence[str], after: int = 0, limit: int | None = None
-    ) -> dict[str, list[Any]]:
-        """Return fields of records by column."""
-        condition, values = group.where(tasks, "tasks.")
-        values = [after, *values, -1 if limit is None else limit]
-        rows = queries.records(fields, condition, of_batch=tasks.batch is not None)
-        (found,) = await self._open.read(columns.statement(fields, rows), values)
-        try:
-            return columns.decode(fields, found)
-        except ValueError:  # a damaged value; rows have no trouble with any
-            return columns.turned(fields, await self._open.read(rows, values))
+    def pages(self, tasks: Filter, fields: Sequence[str], size: int) -> AsyncGenerator[dict[str, list[Any]], None]:
+        """Read records by column, page by page."""
+        return paging.pages(self._open.read, tasks, fields, size)
 
     async def measures(self, tasks: Filter, since: int | None = None) -> Measures:
         """Sum tasks up."""
-        condition, values = group.where(tasks)
-        if since is not None:
-            condition, values = f"{condition} AND (finished_at > ? OR finished_at IS NULL)", [*values, since]
-        ((states, first, last, waits, durations),) = await self._open.read(
-            queries.MEASURES.format(condition=condition), values
-        )
-        counts = tuple((states or "").count(str(state)) for state in (PENDING, PROCESSING, *FINAL))
-        return Measures(counts, first, last, waits or "", durations or "")
+        return await measuring.measures(self._open, tasks, since)
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""

@@ -97,7 +97,8 @@ def stats_of(measures: Measures, window_s: float | None = None) -> pd.DataFrame:
     span = np.array([np.nan if first is None or last is None or last <= first else (last - first) / MICROSECONDS])
     measured = {}
     for column, numbers, unit in (("wait_s", measures.waits_us, 1e-6), ("duration_s", measures.durations_ns, 1e-9)):
-        values = np.fromstring(numbers, dtype=np.int64, sep=",") * unit  # from text as fast as numpy reads it
+        given = np.fromstring(numbers, dtype=np.int64, sep=",")  # from text as fast as numpy reads it
+        values = np.maximum(given, 0) * unit
         measured[column] = _measures(values, np.zeros(len(values), dtype=np.int64), 1)
     counts = [np.array([count]) for count in measures.states]
     return _table(counts, measured, span if window_s is None else window_s, pd.Index(["all"]))

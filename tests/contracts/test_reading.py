@@ -3,9 +3,13 @@
 import asyncio
 import json
 import time
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from sitq.backends import measuring
 from sitq.backends.base import Backend
 from sitq.errors import UntrustedPayload
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING
@@ -74,7 +78,7 @@ TEXTS = ['"', "a,b", "], [", "{}", "null", "\x1e", "\x1f\n\t", "\\", "ünï😀"
 
 async def test_records_by_column_are_the_records_turned(backend: Backend, worker: int) -> None:
     for i, text in enumerate(TEXTS):
-        params = json.dumps({"text": text}) if i % 2 else None
+        params = json.dumps({"text": text}) if i % 2 else f'{{"damaged": "{text}"}}'
         await backend.enqueue(new_tasks(name=text, key=text, tags=json.dumps([text]), params=params, timeout_s=0.1 + i))
     one, two, _ = await backend.claim(worker, 3, LOCAL)
     third = failed(two)._replace(error_type="ValueError", error="".join(TEXTS), duration_s=0.1 + 0.2)
@@ -91,11 +95,24 @@ async def test_records_by_column_are_the_records_turned(backend: Backend, worker
         Filter(lane="none"),
     ]
     for tasks in every:
-        for after, limit in ((0, None), (0, 2), (1, 1), (11, 5), (99, 5)):
-            rows = await backend.tasks(tasks, after, limit)
-            for fields in (TaskRow._fields, ("state", "error")):
-                told = await backend.columns(tasks, fields, after, limit)
+        rows = await backend.tasks(tasks)
+        for size in (1, 2, 5, 99):
+            for fields in (TaskRow._fields, ("state", "number", "error")):
+                told: dict[str, list[Any]] = {field: [] for field in fields}
+                async for page in backend.pages(tasks, fields, size):
+                    assert len(page["number"]) <= size
+                    for field, values in page.items():
+                        told[field] += values
                 assert told == {field: [getattr(row, field) for row in rows] for field in fields}
+
+
+async def test_the_next_page_is_read_while_one_is_used_and_who_stops_is_not_left_with_it(backend: Backend) -> None:
+    await backend.enqueue(new_tasks(5))
+    before = asyncio.all_tasks()
+    async with aclosing(backend.pages(Filter(), ("number",), 2)) as pages:
+        assert await anext(pages) == {"number": [1, 2]}
+        assert asyncio.all_tasks() > before, "the next one is under way"
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_write_is_visible_to_the_next_read(backend: Backend, worker: int) -> None:
@@ -184,6 +201,25 @@ async def test_tasks_are_summed_up(backend: Backend, worker: int) -> None:
     assert sorted(map(int, found.durations_ns.split(","))) == [2, 1_500_000_000]
     later = await backend.measures(Filter(lane="default"), since=time.time_ns() // 1000)
     assert (later.states, later.durations_ns) == ((1, 1, 0, 0, 0), "")
+
+
+async def test_a_sum_in_parts_is_the_sum(backend: Backend, worker: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sorted_out(found: Measures) -> Measures:
+        waits, durations = (",".join(sorted(text.split(","))) for text in (found.waits_us, found.durations_ns))
+        return found._replace(waits_us=waits, durations_ns=durations)
+
+    monkeypatch.setattr(measuring, "os", SimpleNamespace(cpu_count=lambda: 8))
+    await backend.enqueue(new_tasks(7))
+    claims = await backend.claim(worker, 5, LOCAL)
+    started = time.time_ns() // 1000
+    ends = [completed(claim)._replace(started_at=started + i, duration_s=i / 8) for i, claim in enumerate(claims[1:])]
+    await backend.complete(worker, ends)
+    whole = await backend.measures(Filter())
+    assert (whole.states, whole.first_start) == ((2, 1, 4, 0, 0), started)
+    for part in (5, 3, 2, 1):
+        monkeypatch.setattr(measuring, "PART", part)
+        assert sorted_out(await backend.measures(Filter())) == sorted_out(whole)
+    assert await backend.measures(Filter(lane="none")) == Measures((0, 0, 0, 0, 0), None, None, "", "")
 
 
 async def test_records_name_their_batch_and_lane(backend: Backend) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import sqlite3
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -227,20 +228,21 @@ async def test_a_frame_comes_in_pages_and_is_whole(queue: sitq.TaskQueue, monkey
     batch = await queue.map(point, range(10))
     lone = [await queue.enqueue(point, x) for x in range(5)]
     whole = await queue.to_frame()
-    asked: list[int | None] = []
-    by_column = queue.backend.columns
+    read: list[int] = []
+    by_page = queue.backend.pages
 
-    async def counted(tasks: Filter, fields: Any, after: int = 0, limit: int | None = None) -> Any:
-        asked.append(limit if tasks.numbers is None else len(tasks.numbers))
-        return await by_column(tasks, fields, after, limit)
+    async def counted(tasks: Filter, fields: Any, size: int) -> AsyncGenerator[dict[str, list[Any]], None]:
+        async for page in by_page(tasks, fields, size):
+            read.append(len(page["number"]))
+            yield page
 
     monkeypatch.setattr(framing, "PAGE", 4)
-    monkeypatch.setattr(queue.backend, "columns", counted)
+    monkeypatch.setattr(queue.backend, "pages", counted)
     pd.testing.assert_frame_equal(await queue.to_frame(), whole)
-    assert asked == [4, 4, 4, 4]
+    assert read == [4, 4, 4, 3]
     assert list((await batch.to_frame()).index) == list(batch)
     assert list((await queue.to_frame(whole.iloc[::-1])).index) == list(whole.index)
-    assert max(limit or 0 for limit in asked) == 4
+    assert max(read) == 4
     assert list((await queue.to_frame(lone)).index) == lone
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitq.errors import InvalidType, TaskNotFound
-from sitq.ids import ALPHABET, BITS, PublicIds
+from sitq.ids import ALPHABET, BITS, MANY, PublicIds
 
 IDS = PublicIds(b"a database of sixteen b")
 NUMBERS = st.integers(1, (1 << BITS) - 1)
@@ -28,6 +28,11 @@ def test_no_two_numbers_share_an_id_nor_its_first_eight() -> None:
     texts = IDS.texts(list(range(1, 20_001)))
     assert len(set(texts)) == len({text[:8] for text in texts}) == 20_000
     assert texts[6] == IDS.text(7)
+
+
+def test_many_ids_at_once_are_those_made_one_by_one() -> None:
+    numbers = [*range(1, MANY), *(2**bit - 1 for bit in range(1, BITS + 1))]
+    assert IDS.texts(numbers) == list(map(IDS.text, numbers))
 
 
 def test_neighbours_look_nothing_alike() -> None:

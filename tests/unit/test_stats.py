@@ -12,8 +12,8 @@ import pytest
 import sitq
 from sitq.errors import InvalidArgument
 from sitq.notebook.frames import task_frame
-from sitq.notebook.stats import COLUMNS, stats_frame
-from sitq.rows import TaskRow
+from sitq.notebook.stats import COLUMNS, stats_frame, stats_of
+from sitq.rows import Measures, TaskRow
 from tests.stage import LONG_S, Stage, fail, hold, quick
 
 T0 = 1_780_000_000_000_000
@@ -188,3 +188,8 @@ async def test_the_statistics_of_a_queue_are_those_of_its_frame(queue: sitq.Task
         "failed": 1,
         "cancelled": 1,
     }
+
+
+def test_a_start_before_its_task_was_enqueued_is_a_wait_of_0() -> None:
+    found = stats_of(Measures((0, 0, 3, 0, 0), T0, T0 + 2 * SECOND, "-5000000,0,3000000", "1,2,3"))
+    assert (found.loc["all", "wait_s_min"], found.loc["all", "wait_s_mean"]) == (0.0, 1.0)
