@@ -22,7 +22,6 @@ from sitq.notebook.pieces import (
     bold,
     failure,
     legend,
-    more,
     note_line,
     split,
     stack,
@@ -112,7 +111,10 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
     if final and snapshot.failures:
         # Where tasks were cancelled, retry() of the whole batch would run these too.
         verb = "queue.retry(await batch.failed())" if counts.cancelled else "batch.retry()"
-        inner += failures_html(snapshot.failures) + note_line(f"run them again: `await {verb}`")
+        inner += failures_html(snapshot.failures) + _other_failures(snapshot)
+        inner += note_line(f"run them again: `await {verb}`")
+    elif not final:
+        inner += _other_failures(snapshot)
     data = {"data-done": done, "data-left": counts.left, "data-total": counts.total}
     return tag("div", inner, BOX, kind=f"sitq-bar{' sitq-final' if final else ''} {NO_MATH}", **data)
 
@@ -148,7 +150,15 @@ def failures_html(groups: Sequence[FailureGroup], *, numbered: bool = True) -> s
     if not groups:
         return ""
     drawn = "".join(failure_html(group, numbered=numbered) for group in groups[:ROWS])
-    return tag("div", drawn + more(len(groups)), BOX, kind=f"sitq-failures {NO_MATH}")
+    return tag("div", drawn, BOX, kind=f"sitq-failures {NO_MATH}")
+
+
+def _other_failures(snapshot: Snapshot) -> str:
+    """Say how many failed in other ways than those that are drawn, which are the commonest."""
+    if len(snapshot.failures) < ROWS:
+        return ""
+    others = snapshot.counts.failed - sum(group.count for group in snapshot.failures[:ROWS])
+    return note_line(f"… {others:,} more failures, of other types: `await batch.errors()`") if others > 0 else ""
 
 
 def failure_html(group: FailureGroup, *, numbered: bool) -> str:

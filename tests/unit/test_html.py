@@ -439,9 +439,14 @@ def test_a_live_bar_tells_its_moment() -> None:
 
 
 def test_at_most_twenty_failures_are_listed_and_the_rest_is_a_number() -> None:
-    html = failures_html([group(f"number {n}") for n in range(25)])
-    assert Reader(html).tags.count("details") == 20
-    assert "… 5 more" in html
+    groups = tuple(group(f"number {n}") for n in range(20))
+    failed = sum(one.count for one in groups)
+    for more in (0, 5):
+        told = snapshot(counts=Counts(pending=1, failed=failed + more), failures=groups)
+        for final in (True, False):
+            html = bar_html(told, final)
+            assert Reader(html).tags.count("details") == (20 if final else 0)
+            assert ("… 5 more failures, of other types: await batch.errors()" in Reader(html).text) == bool(more)
     assert failures_html([]) == ""
 
 

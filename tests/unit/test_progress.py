@@ -13,6 +13,7 @@ import pytest
 import sitq
 from sitq import overview, progress
 from sitq.models import Counts
+from sitq.notebook.html import bar_html
 from sitq.snapshots import Best, Snapshot
 
 
@@ -222,6 +223,19 @@ async def test_the_failures_of_one_type_run_again_alone(tmp_path: Path) -> None:
         told = await batch._progress.look()
         assert (told.counts.pending, told.counts.failed) == (3, 3)
         assert await batch.failed() == [batch[0], batch[2], batch[4]]
+
+
+async def test_of_more_types_of_failures_than_are_drawn_the_bar_counts_the_others(tmp_path: Path) -> None:
+    def fails(x: int) -> None:
+        raise type(f"Error{x % 25}", (Exception,), {})(x)
+
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(fails, range(50))
+        async with working(queue, concurrency=4):
+            await batch.wait()
+        told = await batch._progress.look()
+        assert len(told.failures) == 20
+        assert "… 10 more failures, of other types" in bar_html(told, final=True)
 
 
 async def test_retry_failed_runs_nothing_that_was_cancelled(tmp_path: Path) -> None:
