@@ -57,10 +57,13 @@ class Alarm:
         """Whether no threshold is crossed any more."""
         return self.level is None
 
+    @property
+    def told_value(self) -> str:
+        """What was measured, and the threshold."""
+        return f"{self.measure} is {shown(self.measure, self.value)}, limit {shown(self.measure, self.threshold)}"
+
     def __str__(self) -> str:
-        told = f"{self.name}: {self.measure} is {shown(self.measure, self.value)}"
-        limit = shown(self.measure, self.threshold)
-        return f"recovered: {told}, limit {limit}" if self.level is None else f"{self.level}: {told}, limit {limit}"
+        return f"{self.level or 'recovered'}: {self.name}: {self.told_value}"
 
 
 class Alert:

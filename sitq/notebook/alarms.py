@@ -26,7 +26,8 @@ def alert_text(alert: Alert) -> str:
 def alert_html(alert: Alert) -> str:
     """Draw an alert: its state in words, its value, and its last changes."""
     inner = f"{SIGNS[alert.level]} {bold(alert.name)}: {escape(_state(alert))}"
-    lines = [f"{alarm.at:%H:%M:%S} {alarm}" for alarm in list(alert.alarms)[-HISTORY:]]
+    last = list(alert.alarms)[-HISTORY:]
+    lines = [f"{alarm.at:%H:%M:%S} {alarm.level or 'recovered'}: {alarm.told_value}" for alarm in last]
     inner += "".join(tag("div", escape(one_line(line, 200)), f"{FAINT}; font-size: 12px") for line in lines)
     edge = f"border-left: 3px solid {EDGES[alert.level]}; padding: 2px 0 2px 8px; margin: 3px 0"
     return tag("div", inner, f"{BOX}; {edge}", kind=f"sitq-alert sitq-{alert.level or 'quiet'} {NO_MATH}")

@@ -61,7 +61,9 @@ async def test_an_alert_is_shown_in_its_cell_and_drawn_again_when_it_changes(
     assert len(screen.shown) == 2
     await queue.close()
     await screen.until("ended")
-    assert all("limit 0" in bundle["text/html"] for bundle in screen.shown.values())
+    for bundle in screen.shown.values():
+        assert "warning: depth is 1, limit 0" in bundle["text/html"]
+        assert bundle["text/html"].count("full") == 1, "its changes stand below its name"
     assert not caplog.records, "what is shown need not be logged"
 
 
