@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sitq import clock
 from sitq.checks import text
 from sitq.context import Attempt, running
-from sitq.errors import InvalidArgument, UntrustedPayload, bad_type, bad_value
+from sitq.errors import InvalidArgument, SerializationError, UntrustedPayload, bad_type, bad_value
 from sitq.params import scalar
 from sitq.reports import Checkpoint, Metric, Progress, Report
 
@@ -230,7 +230,10 @@ class CurrentTask:
         serializer = self._attempt.serializer
         if self.id is None or serializer is None:
             return
-        payload = serializer.dumps(obj)
+        try:
+            payload = serializer.dumps(obj)
+        except SerializationError as error:
+            raise SerializationError(f"save(): obj, a {type(obj).__qualname__}, {error}") from error
         self._saves += 1
         saved = Checkpoint(payload, step=self._step, saves=self._saves)
         if len(payload) > MAX_INLINE:

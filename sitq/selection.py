@@ -60,6 +60,8 @@ def ids_in(selection: Any, name: str = "selection") -> list[str]:
             found.append(item.task_id)
         elif isinstance(item, str):
             found.append(item)
+        elif hasattr(item, "batch_number"):
+            raise InvalidType(f"{name}: a list of batches is none: take them one by one, or their ids: [*a[:], *b[:]]")
         else:
             raise bad_type(name, item, WANTED)
     return found

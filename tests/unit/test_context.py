@@ -11,6 +11,7 @@ import pytest
 import sitq
 from sitq.context import Attempt, Facts, running
 from sitq.current import CurrentTask, current_task
+from sitq.errors import SerializationError
 from sitq.reports import Checkpoint, Gathered, Metric, Output, Progress, Report
 from sitq.serialization import CloudpickleSerializer
 from tests.stage import LONG_S
@@ -113,6 +114,11 @@ def test_what_one_attempt_saved_the_next_one_loads(told: Told, tmp_path: Path, s
     assert second.load() == b"y" * size
     second.log(loss=2)
     assert told[-1].metrics[0].step == 1, "steps go on behind the checkpoint"
+
+
+def test_what_cannot_be_saved_is_named(told: Told) -> None:
+    with pytest.raises(SerializationError, match=r"^save\(\): obj, a lock, cannot be pickled: .*lock"):
+        CurrentTask(told.attempt()).save(threading.Lock())
 
 
 def test_files_of_a_task_are_for_its_user_alone(told: Told, tmp_path: Path) -> None:

@@ -123,6 +123,41 @@ async def save_when_cancelled() -> str:
     return "not cancelled"
 
 
+def use_everything() -> tuple[Any, ...]:
+    task = sitq.current_task()
+    before = task.load() or {"seeds": [], "large": bytes(1_200_000)}  # too large for the database: a file
+    before["seeds"].append(task.seed)
+    for step in task.track(range(2), message="steps"):
+        task.log(loss=step)
+    task.note(attempt=task.attempt)
+    task.save(before)
+    print("in attempt", task.attempt)
+    if task.attempt == 1:
+        raise sitq.Retry(0, charge=False)
+    return before["seeds"], len(before["large"]), task.cancelled, task.folder.name == task.id
+
+
+async def use_everything_in_loop() -> tuple[Any, ...]:
+    return use_everything()
+
+
+@pytest.mark.parametrize(
+    ("function", "executor"),
+    [(use_everything, None), (use_everything_in_loop, None), (use_everything, "process")],
+    ids=["thread", "loop", "process"],
+)
+async def test_a_task_tells_the_same_wherever_it_runs(
+    function: Callable[[], Any], executor: str | None, tmp_path: Path
+) -> None:
+    async with sitq.open(tmp_path / "x.db", concurrency=1, executor=executor) as queue:
+        result = await done(queue, await queue.enqueue(function))
+        (one, two), large, cancelled, its_folder = result.value
+        assert (one == two, large, cancelled, its_folder) == (True, 1_200_000, False, True)
+        assert (result.attempts, result.notes, result.output) == (2, {"attempt": 2}, "in attempt 2\n")
+        metrics = await queue.backend.metrics(EVERY)
+        assert [(row.attempt, row.step, row.value) for row in metrics] == [(1, 0, 0), (1, 1, 1), (2, 2, 0), (2, 3, 1)]
+
+
 async def test_what_a_task_saves_when_its_worker_stops_is_there_for_the_next_one(
     queue: sitq.TaskQueue, stage: Stage
 ) -> None:
