@@ -9,7 +9,6 @@ import inspect
 import operator
 import sys
 import types
-import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from sitq.errors import (
 from sitq.lost_changes import tell_of_lost_changes
 from sitq.refs import Found, Shared, any_made, collecting
 from sitq.rows import Function, NewShared
+from sitq.saying import warn
 from sitq.serialization import PLAIN, Serializer
 from sitq.walking import homes
 
@@ -208,7 +208,7 @@ class Packer:
                 f"{what} takes {size / 1e6:.0f} MB{because}; the limit, `queue.max_bytes`, is"
                 f" {self.max_bytes / 1e6:.0f} MB: {remedy}"
             )
-        warnings.warn(f"{what} takes {size / 1e6:.1f} MB{each}{because}: {remedy}", stacklevel=5)
+        warn(f"{what} takes {size / 1e6:.1f} MB{each}{because}: {remedy}", stacklevel=5)
 
 
 def check_function(function: object) -> None:

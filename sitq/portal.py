@@ -10,8 +10,10 @@ from typing import TypeVar
 
 from sitq.errors import ForkedQueue, QueueClosed, SitqError, WrongEventLoop
 from sitq.loops import LoopThread
+from sitq.saying import ForTheCaller
 
 T = TypeVar("T")
+LEVELS = 4  # of calls between a user's line and here: a verb, its queue's _call, a Portal's call
 
 
 class Portal:
@@ -42,17 +44,18 @@ class Portal:
         async def run() -> T:
             return await awaitable
 
-        try:
-            future = self._thread.submit(run())
-        except RuntimeError:
-            if isinstance(awaitable, Coroutine):
-                awaitable.close()
-            raise QueueClosed("this queue was closed meanwhile") from None
-        try:
-            return self._wait(future)
-        except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
-            future.cancel()
-            raise
+        with ForTheCaller(LEVELS):
+            try:
+                future = self._thread.submit(run())
+            except RuntimeError:
+                if isinstance(awaitable, Coroutine):
+                    awaitable.close()
+                raise QueueClosed("this queue was closed meanwhile") from None
+            try:
+                return self._wait(future)
+            except BaseException:  # Ctrl-C: what was asked for goes no further than it has come
+                future.cancel()
+                raise
 
     def _wait(self, future: Future[T]) -> T:
         return future.result()

@@ -19,7 +19,7 @@ from sitq.history import changed_parameters, current, fixed_json, is_stale, told
 from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, PENDING, PROCESSING
 from sitq.rows import NewCall, NewShared, NewTasks, Options, Place
 from sitq.rules import broken, told
-from sitq.saying import say
+from sitq.saying import say, warn
 
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
@@ -348,7 +348,7 @@ class Taking:
         say(f"{title}: {', '.join(parts) or 'no rows'}{self._note}")
         if self._stale_kept:
             told = told_stale(await self._backend.versions(self._batch), self._stale_kept)
-            warnings.warn(
+            warn(
                 f"{title}: {told}. `await batch.rerun(stale=True)` runs them again with the code as it is now",
                 StaleResults,
                 stacklevel=4,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import matplotlib as mpl
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -70,11 +71,25 @@ def test_the_python_blocks_of_a_document_run_in_order_and_print_what_they_say(
         assert line in printed, f"{line!r} was not printed, or not in this order"
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+?)\)", document.read_text()):
+def prose(document: Path) -> str:
+    """The text of a document, or of a notebook's markdown cells."""
+    if document.suffix == ".md":
+        return document.read_text()
+    notebook = nbformat.read(document, as_version=4)
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_links_between_documents_and_notebooks_lead_somewhere() -> None:
+    for document in [*DOCUMENTS, *(ROOT / "notebooks").glob("*.ipynb")]:
+        for target in re.findall(r"\]\(([^)#]+?)\)", prose(document)):
             if not target.startswith(("http", "mailto")):
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_index_lists_every_notebook_and_how_to_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "docs" / "how-to").glob("*.md")]:
+        assert f"{page.parent.name}/{page.name})" in index, f"docs/index.md does not list {page.name}"
 
 
 def test_the_readme_shows_the_two_commands() -> None:

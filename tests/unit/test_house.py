@@ -44,7 +44,7 @@ STANDS_ON = {
     "canonical": ("params", "refs"),
     "content": ("canonical", "refs"),
     "identity": ("canonical", "errors"),
-    "packing": ("serialization", "content", "rows", "lost_changes", "carried"),
+    "packing": ("serialization", "content", "rows", "lost_changes", "carried", "saying"),
     "lost_changes": ("walking.reached", "saying"),
     "carried": ("walking.reached",),
     "tracebacks": (),
@@ -202,7 +202,7 @@ STANDS_ON = {
         "options",
     ),
     "opening": ("queue", "worker"),
-    "portal": ("errors", "loops"),
+    "portal": ("errors", "loops", "saying"),
     # For tests of users; nothing stands on it.
     "testing.clocks": ("clock", "durations", "loops"),
     "testing.inline": ("queue", "worker", "testing.clocks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
 import signal
@@ -18,6 +19,7 @@ import sitq
 from sitq.errors import ForkedQueue, InvalidType, QueueClosed, WrongEventLoop
 from sitq.options import TaskOptions
 from sitq.plotting import Plots
+from sitq.saying import ForTheCaller, warn
 from sitq.sync import SyncTaskOptions, SyncTaskQueue
 from sitq.sync_batch import SyncBatch, SyncPlots
 from tests.stage import LONG_S, fail, quick
@@ -362,6 +364,32 @@ def test_ctrl_c_ends_a_blocking_call_and_leaves_the_queue_usable(queue: SyncTask
         interrupted(call)
     assert done(queue, queue.enqueue(quick, 1)).value == 1
     assert queue._queue._results._waiting == {}  # type: ignore[union-attr]  # connected
+
+
+def test_a_warning_names_the_line_that_called(queue: SyncTaskQueue) -> None:
+    large = bytes(2_000_000)
+    for warned in (
+        lambda: queue.enqueue(len, large),
+        lambda: queue.options(priority=1).enqueue(len, large),
+        lambda: queue.map(len, [large]),
+        lambda: queue.options(priority=1).map(len, [large]),
+    ):
+        with pytest.warns(UserWarning, match=r"takes 2\.0 MB") as told:
+            warned()
+        assert [(one.filename, one.lineno) for one in told] == [(__file__, warned.__code__.co_firstlineno)]
+
+    queue.map(quick, [1], name="ones", version="first").wait()
+    with pytest.warns(sitq.StaleResults, match="1 by version 1") as told:
+        queue.map(quick, [1], name="ones", version="second")
+    assert [one.filename for one in told] == [__file__]
+
+
+def test_what_goes_on_after_a_call_warns_by_itself() -> None:
+    with ForTheCaller(1):
+        later = contextvars.copy_context()
+    with pytest.warns(UserWarning, match="^late$") as told:
+        later.run(warn, "late")
+    assert [one.filename for one in told] == [__file__]
 
 
 def test_a_loop_over_results_may_be_left(queue: SyncTaskQueue) -> None:
