@@ -52,6 +52,8 @@ class Result:
     _load: Callable[[], Any] = field(repr=False, compare=False)
     _where: str = field(repr=False, compare=False)  # the database
     _read_output: Callable[[], list[tuple[str, str]]] = field(repr=False, compare=False)
+    _fields: str | None = field(repr=False, compare=False)  # for its card: as stored, since few are ever looked at
+    _logged: str | None = field(repr=False, compare=False)
 
     @cached_property
     def value(self) -> Any:
@@ -241,4 +243,6 @@ def to_result(row: ResultRow, backend: Backend, serializer: Serializer) -> Resul
         _load=lambda: _load_one(row, backend, serializer),
         _where=backend.where,
         _read_output=lambda: load_output(row, backend),
+        _fields=row.fields,
+        _logged=row.logged,
     )

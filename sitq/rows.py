@@ -168,6 +168,8 @@ class ResultRow(NamedTuple):
     params: str | None
     notes: str | None  # a JSON object, of the last attempt as is the next
     output: bytes | None  # sealed
+    fields: str | None  # of its value, as frames have them: a JSON object
+    logged: str | None  # the last value of each metric of the last attempt: a JSON object
 
 
 class TaskRow(NamedTuple):

@@ -105,17 +105,31 @@ SELECT group_concat(state, ''),
 FROM tasks WHERE {condition} AND number > ? AND number <= ?
 """
 
-RESULTS = """
+# The last value of each name that an attempt logged: by the key, a seek or two for each name and none for other steps.
+LOGGED = """
+WITH RECURSIVE logged (name) AS (
+    SELECT min(name) FROM metrics WHERE task = tasks.number AND attempt = tasks.attempt
+    UNION ALL
+    SELECT (SELECT min(name) FROM metrics
+        WHERE task = tasks.number AND attempt = tasks.attempt AND name > logged.name)
+    FROM logged WHERE name IS NOT NULL
+)
+SELECT json_group_object(name, (SELECT value FROM metrics
+    WHERE task = tasks.number AND attempt = tasks.attempt AND name = logged.name ORDER BY step DESC LIMIT 1))
+FROM logged WHERE name IS NOT NULL
+"""
+RESULTS = f"""
 SELECT tasks.number, tasks.attempt, tasks.state,
     coalesce(tasks.value, (SELECT sealed FROM payloads WHERE task = tasks.number AND kind = 1)),
     tasks.error_type, tasks.error, tasks.traceback, tasks.enqueued_at, tasks.started_at, tasks.finished_at,
     tasks.duration_s, sessions.name, coalesce(tasks.name, functions.name), tasks.params,
     (SELECT notes FROM told WHERE task = tasks.number AND attempt = tasks.attempt),
-    (SELECT sealed FROM outputs WHERE ?2 AND task = tasks.number AND attempt = tasks.attempt)
+    (SELECT sealed FROM outputs WHERE ?2 AND task = tasks.number AND attempt = tasks.attempt),
+    tasks.fields, iif((SELECT 1 FROM metrics LIMIT 1), ({LOGGED}), NULL)
 FROM tasks
     JOIN functions ON functions.number = tasks.function
     LEFT JOIN sessions ON sessions.number = tasks.session
-WHERE tasks.number {which}
+WHERE tasks.number {{which}}
 """
 RESULT_OF_ONE = RESULTS.format(which="= ?1")
 RESULTS_OF_MANY = RESULTS.format(which="IN (SELECT value FROM json_each(?1))")

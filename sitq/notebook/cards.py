@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # a record draws itself with this, so this knows records by t
     from sitq.snapshots import Snapshot
 
 
+FEW, SHORT = 4, 24  # values in a line, and characters of each name and value
 _CELL = "border: none; padding: 0 12px 0 0; text-align: left; vertical-align: top; white-space: "
 _TABLE = "border-collapse: collapse; margin: 2px 0; font-size: 12px"
 
@@ -131,10 +133,31 @@ def worker_card(
 
 
 def result_line(result: Result) -> str:
-    """Tell a result in one line, without its value."""
+    """Tell a result in one line: what was recorded of its value and its parameters, and nothing is decoded for it."""
     took = "" if result.duration_s is None else f" in {span(result.duration_s)}"
-    why = f" {one_line(result.error_type, NAME)}: {one_line(result.error or '')}" if result.error_type else ""
-    return f"<Result {one_line(result.task_id)} {result.status}{took}{why}>"
+    told = f" {one_line(result.error_type, NAME)}: {one_line(result.error or '')}" if result.error_type else ""
+    if result.is_success():
+        fields, params = (_in_line(found) for found in (_recorded(result._fields), result.params))
+        told = (f": {fields}" if fields else "") + (f" ({params})" if params else "")
+    return f"<Result {one_line(result.task_id)} {result.status}{took}{told}>"
+
+
+def _in_line(found: Mapping[str, object]) -> str:
+    """Name the first few values."""
+    told = [
+        f"{one_line(name, SHORT)}={one_line(shown(value), SHORT)}" if name else one_line(shown(value), NAME)
+        for name, value in islice(found.items(), FEW)
+    ]
+    return ", ".join([*told, *(["…"] if len(found) > FEW else [])])
+
+
+def _recorded(text: str | None) -> dict[str, object]:
+    """Read what was stored beside a payload; a damaged text is as good as none."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if type(found) is dict else {}
 
 
 def _took(result: Result) -> str:
@@ -144,17 +167,23 @@ def _took(result: Result) -> str:
 
 
 def result_card(result: Result) -> str:
-    """Draw a result; its value only if it was decoded before, since a card never unpickles."""
-    known = result.is_success() and "value" in result.__dict__
-    rows = [("value", shown(result.__dict__["value"]))] if known else []
+    """Draw a result with what was recorded of it; its value only if it was decoded before: a card never unpickles."""
+    fields, logged = _recorded(result._fields), _recorded(result._logged)
+    rows = []
+    if result.is_success() and "value" in result.__dict__:
+        rows.append(("value", shown(result.__dict__["value"])))
+    elif "" in fields:  # a scalar, which has no name of its own
+        rows.append(("value", shown(fields[""])))
+    fields.pop("", None)
+    rows += [*_named("result", fields), *_named("metric", logged)]
     rows += [
         ("took", _took(result)),
         ("attempts", amount(result.attempts)),
         ("worker", result.worker or "none"),
         ("finished", f"{result.finished_at:%Y-%m-%d %H:%M:%S}"),
     ]
-    rows += [*_params(result.params), *_notes(result.notes)]
-    below = more(len(result.params)) + more(len(result.notes))
+    rows += [*_named("param", result.params), *_notes(result.notes)]
+    below = "".join(more(len(found)) for found in (fields, logged, result.params, result.notes))
     if result.is_failed():
         below += failure(result.error_type or "Error", result.error or "", result.task_id, result.traceback)
     below += _output(result)
@@ -220,7 +249,7 @@ def task_card(task: Task) -> str:
         ("worker", task.worker or "none"),
     ]
     rows += [("error", f"{task.error_type}: {task.error}")] if task.error_type else []
-    rows += _params(task.params)
+    rows += _named("param", task.params)
     return _card("task", f"{task.task_id} {task.name or ''}", _state(task), rows, more(len(task.params)))
 
 
@@ -321,5 +350,6 @@ def _notes(notes: Mapping[str, object]) -> list[tuple[str, str]]:
     return [("note" if name == "note" else f"note.{name}", shown(value)) for name, value in told]
 
 
-def _params(params: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(f"param.{name}", shown(value)) for name, value in islice(params.items(), ROWS)]
+def _named(prefix: str, found: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Name the first values as the columns of frames do."""
+    return [(f"{prefix}.{name}", shown(value)) for name, value in islice(found.items(), ROWS)]

@@ -1,5 +1,7 @@
 """What running attempts tell: fenced as completions are, replaced by what comes later, gone with the task."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -244,3 +246,16 @@ async def test_thousands_of_metrics_are_stored_at_once_and_read_by_task(backend:
     await backend.append(worker, told)
     assert [row.step for row in await backend.metrics(Filter(numbers=[numbers[1]]))] == list(range(1000))
     assert len(await backend.metrics(EVERY)) == 3000
+
+
+async def test_a_result_has_what_its_last_attempt_logged_last(backend: Backend, worker: int) -> None:
+    await backend.enqueue(new_tasks(2))
+    one, two = await backend.claim(worker, 2, LOCAL)
+    for claim, names in ((one, ("loss", "accuracy")), (two, ("accuracy",))):
+        logged = [Metric(name, step, step / 4, 1) for name in names for step in (0, 1, 10, 2)]
+        logged += [Metric("loss", 11, math.nan, 1)] if "loss" in names else []
+        await backend.append(worker, [everything(claim, metrics=logged)])
+    await backend.complete(worker, [completed(one, fields='{"a": 1}'), completed(two)])
+    found = await backend.results([one.number, two.number])
+    assert [json.loads(row.logged or "") for row in found] == [{"accuracy": 2.5, "loss": None}, {"accuracy": 2.5}]
+    assert [row.fields for row in found] == ['{"a": 1}', None]

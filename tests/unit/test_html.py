@@ -1,5 +1,6 @@
 """Bars and cards as HTML and text: true, safe and short."""
 
+import json
 import re
 import time
 from collections import deque
@@ -74,7 +75,8 @@ def result(**changes: Any) -> Result:
 def said(text: str) -> dict[str, Any]:
     """What a task tells besides."""
     printed = [("stdout", f"loss: {text}\n"), (DISPLAY, '{"data": {}}'), ("stderr", text)]
-    return {"notes": {text: text}, "_read_output": lambda: printed}
+    recorded = json.dumps({text: text})
+    return {"notes": {text: text}, "_read_output": lambda: printed, "_fields": recorded, "_logged": recorded}
 
 
 def task(**changes: Any) -> Task:
@@ -139,6 +141,7 @@ def lines(text: str) -> dict[str, str]:
         "batch": batch_line(text, 105, snapshot(text)),
         "batch nobody looked at": batch_line(text, 105, None),
         "result": result_line(result(name=text, worker=text, params={text: text}, **failed)),
+        "completed": result_line(result(name=text, params={text: text}, **said(text))),
         "task": task_line(task(name=text, batch=text, position=3, error=text, error_type=text)),
         "task without a name": task_line(task(function=text)),
     }
@@ -475,6 +478,29 @@ def test_a_value_whose_repr_fails_has_a_card() -> None:
     read = result()
     read.__dict__["value"] = Broken()
     assert "<Broken>" in Reader(result_card(read)).text
+
+
+def test_a_result_tells_what_was_recorded_of_its_value_without_decoding_it() -> None:
+    read = result(_fields='{"accuracy": 0.98, "kernel": "rbf"}', _logged='{"loss": 0.5}', params={"C": 0.1})
+    text = Reader(result_card(read)).text
+    assert text.index("result.accuracy0.98") < text.index("metric.loss0.5") < text.index("took")
+    assert result_line(read) == ("<Result 7k2m9qpa-x4tqe completed in 250 ms: accuracy=0.98, kernel='rbf' (C=0.1)>")
+    scalar = result(_fields='{"": 3}')
+    assert "value3took" in Reader(result_card(scalar)).text
+    assert result_line(scalar) == "<Result 7k2m9qpa-x4tqe completed in 250 ms: 3>"
+    scalar.__dict__["value"] = 3
+    assert Reader(result_card(scalar)).text.count("value") == 1
+
+
+def test_much_that_was_recorded_is_cut_and_damaged_text_is_left_out() -> None:
+    many = {f"f{n}": "x" * 100 for n in range(25)}
+    read = result(_fields=json.dumps(many), _logged=json.dumps(many), params=many)
+    assert result_card(read).count("… 5 more") == 3
+    assert result_line(read).count("…, …") == 2
+    assert len(result_line(read)) < 400
+    for damaged in ("{", "[1]", "3"):
+        assert result_line(result(_fields=damaged)) == "<Result 7k2m9qpa-x4tqe completed in 250 ms>"
+        assert "took" in result_card(result(_fields=damaged, _logged=damaged))
 
 
 def test_a_failed_result_unfolds_its_traceback() -> None:
