@@ -1,6 +1,7 @@
 """A blocking wait inside an event loop stops that loop, and every worker that lives in it.
 
-If one of them is to run what the wait is for, it would last for ever. So such a wait is refused before it begins.
+If one of them has taken what the wait is for, or takes it, that lasts for ever, also beside other workers of the lane.
+So such a wait is refused before it begins.
 """
 
 from __future__ import annotations
@@ -40,6 +41,6 @@ def refuse_standstill(backend: Backend, lane_of: Callable[[], str | None], await
     }
     if served and (lane := lane_of()) in served:
         raise WrongEventLoop(
-            f"this wait would last for ever: it blocks the event loop in which the worker of lane {lane!r} lives."
+            f"this wait could last for ever: it blocks the event loop in which a worker of lane {lane!r} lives."
             f' Write `{awaited}` on a TaskQueue, or give that worker a thread of its own: sitq.open(…, loop="thread")'
         )
