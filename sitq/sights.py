@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sitq import clock
 from sitq.batch_rows import BatchRow
-from sitq.liveness import BEAT_S
 from sitq.models import MICROSECONDS, Counts, to_datetime
 from sitq.overview import Overview, look
 from sitq.recent import Recent
@@ -28,7 +27,6 @@ BINS = 60  # of the window
 RATE_S = 15.0  # over which the pace of this moment is measured
 FAILURES = 5
 BATCHES = 20  # that are told, of each kind; the others are a number
-SILENT_S = 3 * BEAT_S  # without a beat: told
 
 
 @dataclass(frozen=True, slots=True)

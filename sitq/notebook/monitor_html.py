@@ -33,7 +33,7 @@ from sitq.notebook.words import amount, one_line, per_time, span
 if TYPE_CHECKING:  # it draws records by their fields alone
     from sitq.sights import BatchSight, Failed, Seen, Sight
 
-SILENT_S = 3.0
+SILENT_S = 3.0  # without a beat, which comes every second: told
 CELL = "border: none; padding: 0 14px 0 0; text-align: left; vertical-align: top"
 SMALL = "font-size: 12px"
 

@@ -184,7 +184,7 @@ STANDS_ON = {
     "recent": ("backends.base",),
     "alerts": ("recent", "callbacks", "checks"),
     "alarming": ("alerts", "clock"),
-    "sights": ("recent", "overview", "liveness", "clock"),
+    "sights": ("recent", "overview", "clock"),
     "observing": ("steering", "alarming", "sights"),
     "enqueueing": ("awaiting", "checks", "connected", "packing", "params", "selection"),
     "asking": ("awaiting", "checks", "connected", "overview", "results", "selection"),
