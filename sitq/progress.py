@@ -15,7 +15,7 @@ from sitq.batch_rows import Pace
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Counts, FailureGroup
 from sitq.rows import Filter, SessionRow, WaitsFor
-from sitq.rules import told
+from sitq.rules import goes_on, told
 from sitq.snapshots import Best, RunningTask, Snapshot
 from sitq.stale import remedy_of_stale, stale_needs
 from sitq.stuck import stuck_slots, stuck_words
@@ -27,7 +27,6 @@ FAILURE_GROUPS = 20
 LONGEST = 5  # running tasks that are told
 LONG_S = 1.0  # … once they have run so long; a list of short ones would only flicker
 CLOSE_S = 2.0  # at least, between two looks at every task
-GOES_ON = "`await batch.retry()` runs the failures again, `await batch.resume()` the rest"
 TOLD_STALE = 240  # characters of what changed: what to do shall be seen too
 MEANS_S, MEANS_OF, ROUNDS = 2.0, 100, 20  # means are told once so much ran that the tasks under way do not matter
 EIGHT_OF_TEN = 1.28  # standard deviations on each side hold so many
@@ -265,7 +264,7 @@ class Progress:
         found = []
         stop = await self._batch.queue.backend.stop(self._batch.batch_number) if held or counts.cancelled else None
         if stop is not None:
-            found.append(f"{told(stop)} · {'`await batch.retry()` runs the rest' if stop.ends else GOES_ON}")
+            found.append(f"{told(stop)} · {'`await batch.retry()` runs the rest' if stop.ends else goes_on(stop)}")
         if counts.left and not has_workers:
             lane = self._batch.lane
             which, how = ("", "") if lane == "default" else (f" serves lane {lane!r}", f", lanes=[{lane!r}]")

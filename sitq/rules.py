@@ -10,6 +10,7 @@ from sitq.failures import masked
 
 ALIKE = 20  # failures in a row that are alike pause a batch
 IN_A_ROW = " failures in a row were alike: "
+RETRIED = "what had failed was retried, the rest waits"  # so it waits on, until somebody lets it go
 RAISED = "stop_when raised"  # so begins why a batch waits whose own rule failed
 ENOUGH = 20  # tasks that have ended before an error rate says anything
 
@@ -76,8 +77,17 @@ def told(stop: Stop) -> str:
     return f"ended by {stop.why}" if stop.ends else f"paused: {stop.why.rstrip('.')}"
 
 
+def goes_on(stop: Stop) -> str:
+    """Say in a few words what lets a batch go on that has paused itself."""
+    if stop.why == RETRIED:
+        return "`await batch.resume()` lets it go"
+    return "`await batch.retry()` runs the failures again, `await batch.resume()` the rest"
+
+
 def remedy(stop: Stop) -> str:
-    """Say what lets a batch go on that has paused itself."""
+    """Say to whoever waits what lets a batch go on that has paused itself."""
+    if stop.why == RETRIED:
+        return "let them go with `await batch.resume()`"
     if stop.why.startswith(RAISED):
         return "run its map again with a mended stop_when, or without one, or let them go with `await batch.resume()`"
     return (

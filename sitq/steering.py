@@ -49,7 +49,8 @@ class Steering(Connected):
         selection : object
             An id, ids, a Batch, results, a DataFrame or Series.
         func : callable, optional
-            Runs in place of the stored function, with the stored arguments; it becomes the code of their batches.
+            Runs in place of the stored function, with the stored arguments; it becomes the code of their batches, which
+            what waits of these runs too.
             By default the notebook's own function of that name, where it has changed since, and one line says so;
             and else the stored one.
 

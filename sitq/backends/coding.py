@@ -73,7 +73,10 @@ def take_current(group: Group, numbers: Iterable[int]) -> None:
 
 
 def take_function(group: Group, numbers: Sequence[int], version: NewVersion) -> None:
-    """Let pending tasks run another function, which becomes the current version of their batches."""
+    """Let pending tasks run another function, which becomes the current version of their batches.
+
+    What waits of these besides runs it too: its results would be stale as they come.
+    """
     listed = json.dumps(list(numbers))
     batches = group.execute(
         "SELECT batches.number, fixed, record_result FROM batches JOIN versions ON versions.number = batches.version"
@@ -84,6 +87,10 @@ def take_function(group: Group, numbers: Sequence[int], version: NewVersion) -> 
         digests = {name: bytes.fromhex(digest) for name, digest in json.loads(fixed).items()}
         made = add_version(group, batch, version._replace(fixed=digests, record_result=bool(record_result)))
         group.execute("UPDATE batches SET version = ? WHERE number = ?", (made, batch))
+        waiting = group.execute(
+            "SELECT number FROM tasks WHERE batch = ? AND state = 0 AND version <> ?", (batch, made)
+        ).fetchall()
+        take_current(group, [row[0] for row in waiting])
     lone = group.execute(
         "SELECT number FROM tasks WHERE batch = 0 AND number IN (SELECT value FROM json_each(?))", (listed,)
     ).fetchall()

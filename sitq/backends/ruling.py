@@ -12,7 +12,7 @@ from sitq.backends.group import Group, pending_in
 from sitq.batch_rows import Rules, Stop
 from sitq.models import CANCELLED, ENDED_BY_RULE, NEEDED_FAILED, PENDING, Waits
 from sitq.rows import Filter
-from sitq.rules import ALIKE, alike, broken, paused_by
+from sitq.rules import ALIKE, RETRIED, alike, broken, paused_by
 
 PAUSED = Waits.PAUSED.value
 HELD = (
@@ -73,7 +73,7 @@ def _keep_rules_of(group: Group, batch: int, kinds: Sequence[str | None]) -> Non
         "UPDATE batches SET alike = ?, alike_kind = ?, alike_after = ? WHERE number = ?",
         (n, of_kind, completed, batch),
     )
-    if stopped is not None:
+    if stopped not in (None, RETRIED):
         return
     (fell,) = group.execute(FELL, (batch,)).fetchone() if any(rule is not None for rule in rules) else (0,)
     if why := broken(Rules(*rules), total - fell, completed, failed - fell):
@@ -112,7 +112,7 @@ def stop(group: Group, batch: int, found: Stop) -> int:
     running = group.execute(
         "SELECT 1 FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND batch = ? LIMIT 1", (batch,)
     ).fetchone()
-    if not rows and running is None:
+    if not rows and running is None and (found.ends or group.execute(HELD, (batch,)).fetchone() is None):
         return 0
     _write_stop(group, batch, found)
     for _, lane in rows if found.ends else ():
@@ -156,19 +156,25 @@ def obey(group: Group, number: int, batch: int) -> None:
         if row is not None:
             group.count(row[0], batch, CANCELLED)
             group.change(CANCELLED, [number])
-    elif why is not None or paused:
+    elif (why is not None and why != RETRIED) or paused:
         group.execute(
             f"UPDATE tasks SET waits = waits | {PAUSED} WHERE number = ? AND state = 0 AND batch = ?", (number, batch)
         )
 
 
 def forget_stops(group: Group, numbers: Iterable[int]) -> None:
-    """Forget why the batches of tasks were stopped, and their failures in a row: somebody lets the tasks go on."""
-    group.execute(
-        "UPDATE batches SET stop_why = NULL, stop_ends = NULL, alike = 0 WHERE (stop_why IS NOT NULL OR alike)"
+    """Forget why the batches of tasks were stopped, and their failures in a row: somebody lets these tasks go on.
+
+    What a pause holds besides waits on, and whoever waits for the batch is told so.
+    """
+    batches = group.execute(
+        "SELECT number, stop_ends FROM batches WHERE (stop_why IS NOT NULL OR alike)"
         " AND number IN (SELECT abs(batch) FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)",
         (json.dumps(list(numbers)),),
-    )
+    ).fetchall()
+    for batch, ends in batches:
+        others_wait = ends == 0 and group.execute(HELD, (batch,)).fetchone() is not None
+        _write_stop(group, batch, Stop(RETRIED, ends=False) if others_wait else None)
 
 
 def let_go(group: Group, tasks: Filter, numbers: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.batch_rows import MapEnd, MapStart, NewVersion
 from sitq.errors import BatchExists
-from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING
+from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Claim, Filter
 from sitq.sealing import RESULT
 from tests.storage import (
@@ -196,6 +196,21 @@ async def test_a_function_given_with_a_retry_is_the_code_of_the_batches_from_the
     assert await backend.retry(Filter(numbers=[3])) == 1
     assert (await claim_one(backend, worker)).version == now.number
     assert [v.number for v in await backend.versions(another)] == [untouched]
+
+
+async def test_what_waits_of_a_batch_takes_the_function_given_with_a_retry_too(backend: Backend, worker: int) -> None:
+    batch, _ = await enqueued(backend, "a", "b", "c")
+    _, untouched = await enqueued(backend, "a", name="another")
+    one, two = await backend.claim(worker, 2, LOCAL)
+    await backend.complete(worker, [failed(one)])
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, True)
+    assert await backend.retry(Filter(numbers=[1]), NEW_VERSION) == 1
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, False)
+    now = (await backend.versions(batch))[-1].number
+    claims = await backend.claim(worker, 9, LOCAL)
+    assert [(c.number, c.version) for c in claims] == [(1, now), (3, now), (4, untouched)]
+    await backend.complete(worker, [completed(two), *map(completed, claims)])
+    assert await backend.stale(batch) == [(2, two.version)], "it ran meanwhile"
 
 
 async def test_a_retry_that_changes_nothing_gives_no_batch_other_code(backend: Backend) -> None:

@@ -11,7 +11,7 @@ from sitq.backends.base import Backend
 from sitq.batch_rows import MapEnd, Rules, Stop
 from sitq.models import CANCELLED, COMPLETED, ENDED_BY_RULE, FAILED, PENDING, PROCESSING, Waits
 from sitq.rows import Filter
-from sitq.rules import ALIKE
+from sitq.rules import ALIKE, RETRIED
 from tests.contracts.named import Svc
 from tests.storage import (
     LOCAL,
@@ -269,6 +269,36 @@ async def test_a_retry_ends_a_stop(backend: Backend, worker: int) -> None:
     await fail(backend, worker, ["broken"])
     assert await backend.stop(batch) is None  # the failures before do not count any more
     await check(backend, batch)
+
+
+async def test_what_waits_besides_retried_failures_waits_on_and_why_is_told(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 60)
+    await fail(backend, worker, ["broken"] * ALIKE)
+    assert await backend.retry(Filter(batch=batch)) == ALIKE
+    assert await backend.stop(batch) == Stop(RETRIED, ends=False)
+    await fail(backend, worker, [None] * (ALIKE - 1))
+    (claim,) = await backend.claim(worker, 9, LOCAL)
+    await backend.complete(worker, [again(claim)])
+    assert len(await backend.claim(worker, 9, LOCAL)) == 1, "its own retries belong to the trial"
+    assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == 60 - ALIKE
+    assert await backend.stop(batch) is None
+
+
+async def test_retried_failures_that_are_alike_again_are_why_the_batch_waits(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 60)
+    await fail(backend, worker, ["broken"] * ALIKE)
+    before = await backend.stop(batch)
+    await backend.retry(Filter(batch=batch))
+    await fail(backend, worker, ["broken"] * ALIKE)
+    assert await backend.stop(batch) == before
+
+
+async def test_a_retry_of_all_that_is_left_ends_a_pause(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 60)
+    await fail(backend, worker, ["broken"] * ALIKE)
+    await backend.cancel(Filter(batch=batch))
+    assert await backend.retry(Filter(batch=batch)) == 60
+    assert await backend.stop(batch) is None
 
 
 async def test_a_rerun_ends_a_stop(backend: Backend, worker: int) -> None:

@@ -193,6 +193,20 @@ async def test_some_tasks_of_a_paused_batch_run_when_they_are_resumed_and_a_line
     assert await run(batch) == sitq.Counts(completed=5, failed=ALIKE + 9)
 
 
+async def test_a_wait_after_a_retry_ends_when_only_what_is_held_is_left(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(function(FAILS), range(30), name="svc")
+    await run_until_paused(batch)
+    assert await queue.retry(batch, function(MENDED)) == ALIKE
+    async with sitq.Worker(queue.backend, concurrency=1):
+        with pytest.raises(BatchPaused, match=r"5 tasks wait: let them go with `await batch.resume\(\)`$"):
+            await asyncio.wait_for(batch.wait(), LONG_S)
+    assert await queue.counts(batch) == sitq.Counts(completed=25, pending=5)
+    (told_first, *_) = (await batch._progress.look()).warnings
+    assert told_first == "paused: what had failed was retried, the rest waits · `await batch.resume()` lets it go"
+    await batch.resume()
+    assert (await run(batch)).completed == 30
+
+
 async def test_what_is_retried_while_its_batch_is_paused_waits_for_resume(queue: sitq.TaskQueue, stage: Stage) -> None:
     async def flaky(x: int) -> int:
         await hold_in_loop()
