@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sitq.snippets import snippets
 from sitq.walking.walk import COMPILED, walk
 
 MAX_STORED = 200_000  # bytes of the parts in the database
@@ -184,34 +185,23 @@ def _told(key: str, old: str | None, new: str | None) -> str:
     if new is None:
         return f"{name}: gone"
     if "\n" not in old + new and not key.startswith(("function ", "class ")):
-        old, new = _snippets(old, new)
-        return f"{name} {old} → {new}" if len(old + new) <= 2 * MAX_SNIPPET else f"{name} changed"
+        told = snippets(old, new, MAX_SNIPPET)
+        return f"{name} {told[0]} → {told[1]}" if told else f"{name} changed"
     olds, news = _lines(old, new)
     steps = [step for step in difflib.SequenceMatcher(None, olds, news).get_opcodes() if step[0] != "equal"]
     changed = sum(max(b - a, d - c) for _, a, b, c, d in steps)
     if not steps:
         return f"{name}: {_hidden(old, new)}"
     if changed == 1 and steps[0][0] == "replace":
-        old, new = _snippets(olds[steps[0][1]].strip(), news[steps[0][3]].strip())
-        if max(len(old), len(new)) <= MAX_SNIPPET:
+        told = snippets(olds[steps[0][1]].strip(), news[steps[0][3]].strip(), MAX_SNIPPET)
+        if told:
+            old, new = (line.removeprefix("return ") for line in told) if _return_both(*told) else told
             return f"{name}: `{old}` → `{new}`"
     return f"{name}: {changed} line{'s' * (changed > 1)} changed"
 
 
-def _snippets(old: str, new: str) -> tuple[str, str]:
-    """Return where two lines differ; whole if they are short."""
-    if max(len(old), len(new)) <= MAX_SNIPPET:
-        return (old[7:], new[7:]) if old.startswith("return ") and new.startswith("return ") else (old, new)
-    words, others = re.findall(r"\w+|\W", old), re.findall(r"\w+|\W", new)
-    start = _common(words, others)
-    end = _common(words[start:][::-1], others[start:][::-1])
-    return "".join(words[start : len(words) - end]), "".join(others[start : len(others) - end])
-
-
-def _common(words: list[str], others: list[str]) -> int:
-    return next(
-        (i for i, (a, b) in enumerate(zip(words, others, strict=False)) if a != b), min(len(words), len(others))
-    )
+def _return_both(old: str, new: str) -> bool:
+    return old.startswith("return ") and new.startswith("return ")
 
 
 def _lines(old: str, new: str) -> tuple[list[str], list[str]]:

@@ -30,7 +30,7 @@ VERSIONS: Columns = {
     "current": ("bool", "whether it is the code of the last map"),
     "tasks": ("int64", "how many tasks ran by it last, or will"),
     "label": ("text", "your version= for it"),
-    "changed": ("text", "what differs from the version before, in one line"),
+    "changed": ("text", "what differs from the version before, in one line; of long lines of code a whole expression"),
     "difference": ("text", "the same as the difference of two texts"),
     "untracked": ("text", "what the function uses and no version follows"),
 }
