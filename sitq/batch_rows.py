@@ -146,6 +146,7 @@ class Pace(NamedTuple):
     kept: int  # tasks that had ended before
     ran: int  # tasks that started since, and ended by themselves
     seconds: float  # from the first start of these to the last end
+    stood_s: float  # of these, around the moments that are asked for
 
 
 class EarlierCode(NamedTuple):

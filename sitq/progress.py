@@ -6,12 +6,12 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sitq import clock
-from sitq.batch_rows import Pace
+from sitq.batch_rows import Pace, Stop
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Counts, FailureGroup
 from sitq.rows import Filter, SessionRow, WaitsFor
@@ -82,6 +82,8 @@ class Progress:
         self._finished_us = 0  # when it was last seen with no task left
         self._stood: float | None = None  # when it was last seen standing still: nothing of it ran, nor could
         self._stood_s = 0.0  # for how long it has, since the pace began here
+        self._stood_before_s = 0.0  # … while no task had started since
+        self._stood_at: list[int] = []  # when it began to, each time, in µs
         self._ran_before: int | None = None  # tasks that had completed or failed when the pace began here
         self._held_s = 0.0  # for how long slots were taken by its tasks since then, all together
         self._held_until: tuple[float, int] | None = None  # when that was last added to, and how many they were
@@ -111,11 +113,11 @@ class Progress:
         at_work = elapsed - self._stood_s
         if not counts.left:
             if ended <= 0 or self._affordable(counts.total):
-                whole = await self._pace(self._since_us)
-                ended, elapsed = whole.ran, whole.seconds
+                whole = await self._pace(self._since_us, self._stood_at)
+                ended, elapsed, at_work = whole.ran, whole.seconds, whole.seconds - whole.stood_s
             else:
                 elapsed = time.monotonic() - self._idle_until
-            at_work = elapsed
+                at_work = elapsed - (self._stood_s - self._stood_before_s)
         rate = ended / at_work if ended > 0 and at_work > 0 else None
         again = self.last is not None and counts.finished < self.last.counts.finished
         if again or not counts.left or self.track != self._tracked or self._close_look.due():
@@ -128,6 +130,10 @@ class Progress:
         in_use = stuck + sum(running.get(worker.number, 0) for worker in workers)
         slots = sum(worker.concurrency for worker in workers)
         starved = bool(workers) and in_use >= slots and not counts.processing and counts.pending > held
+        stop = await backend.stop(batch.batch_number) if counts.left or counts.cancelled else None
+        pauser = await backend.pauser(batch.batch_number) if counts.left else None
+        paused = pauser is not None or (stop is not None and not stop.ends)
+        stands = bool(counts.left) and await self._stands(counts.pending, held, bool(workers))
         self.last = Snapshot(
             name=batch._title,
             counts=counts,
@@ -135,19 +141,23 @@ class Progress:
             held=held,
             elapsed_s=elapsed,
             rate=rate,
-            eta_s=eta(counts.left - held, ended, rate),
+            eta_s=None if paused or stands else eta(counts.left - held, ended, rate),
             in_use=min(in_use, slots),
             slots=slots,
             failures=self._failures[1] if counts.failed else (),
-            warnings=await self._warnings(counts, held, bool(workers), starved and self._starved, stuck),
+            warnings=await self._warnings(counts, held, stop, pauser, bool(workers), starved and self._starved, stuck),
             stale=min(self._stale, counts.completed),
             longest=await self._longest() if counts.processing else (),
             means_s=self._means,
             best=tuple(self._best[field] for field in self.track if field in self._best),
+            paused=paused,
         )
         self._starved = starved
-        if counts.left and not counts.processing and await self._stands(counts.pending - held, bool(workers)):
+        if not stands or counts.processing:
+            self._stood = None
+        elif self._stood is None:
             self._stood = time.monotonic()
+            self._stood_at.append(clock.now_us())
         return self.last
 
     async def _keep_time(self, counts: Counts, now_us: int) -> None:
@@ -160,12 +170,15 @@ class Progress:
             self._ran_before, self._since = ran, now
             self._busy_before_s = await self._busy_s()
             self._held_s, self._held_until = 0.0, None
-            self._stood_s, self._stood = 0.0, None
+            self._stood_s, self._stood, self._stood_at = 0.0, None, []
         if self._stood is not None:
-            self._stood_s += now - self._stood
-            self._stood = None
+            if before is not None and ran == before.counts.completed + before.counts.failed:
+                self._stood_s += now - self._stood
+                self._stood = now
+            else:
+                self._stood = None  # it went on since
         if ran == self._ran_before and not counts.processing:
-            self._idle_until = now
+            self._idle_until, self._stood_before_s = now, self._stood_s
         if self._held_until is not None:
             last, running = self._held_until
             self._held_s += (now - last) * (running + counts.processing) / 2
@@ -175,9 +188,9 @@ class Progress:
                 self._since_us = self._finished_us  # it went on, and ended, between two looks
             self._finished_us = now_us
 
-    async def _stands(self, ready: int, has_workers: bool) -> bool:
-        """Whether nothing of it can run: a pause of hours is not its pace."""
-        return not ready or not has_workers or await self._batch.queue.backend.paused(self._batch.lane)
+    async def _stands(self, pending: int, held: int, has_workers: bool) -> bool:
+        """Whether nothing more of it can start: a pause of hours is not its pace."""
+        return 0 < pending <= held or not has_workers or await self._batch.queue.backend.paused(self._batch.lane)
 
     async def _look_at_what_failed(self, counts: Counts) -> None:
         known, groups = self._failures
@@ -218,8 +231,8 @@ class Progress:
     async def _busy_s(self) -> float:
         return await self._batch.queue.backend.busy_s(self._batch.batch_number)
 
-    async def _pace(self, since_us: int) -> Pace:
-        return await self._batch.queue.backend.pace(self._batch.batch_number, since_us)
+    async def _pace(self, since_us: int, stood: Sequence[int] = ()) -> Pace:
+        return await self._batch.queue.backend.pace(self._batch.batch_number, since_us, stood)
 
     async def _look_closely(self, counts: Counts) -> None:
         """Look for what no count tells: at every task that may be stale, was kept, or has what is tracked."""
@@ -259,10 +272,20 @@ class Progress:
         return Best(field, mode, found[1], backend.ids.text(row.number), params)
 
     async def _warnings(
-        self, counts: Counts, held: int, has_workers: bool, starved: bool, stuck: int
+        self,
+        counts: Counts,
+        held: int,
+        stop: Stop | None,
+        pauser: SessionRow | None,
+        has_workers: bool,
+        starved: bool,
+        stuck: int,
     ) -> tuple[str, ...]:
         found = []
-        stop = await self._batch.queue.backend.stop(self._batch.batch_number) if held or counts.cancelled else None
+        if pauser is not None:
+            mine = pauser.number == await self._batch.queue._session_number()
+            who = "you" if mine else f"{pauser.name} (process {pauser.pid} on {pauser.host.partition('/')[0]})"
+            found.append(f"paused by {who}: `await batch.resume()` lets it go on")
         if stop is not None:
             found.append(f"{told(stop)} · {'`await batch.retry()` runs the rest' if stop.ends else goes_on(stop)}")
         if counts.left and not has_workers:
@@ -278,7 +301,7 @@ class Progress:
             found.append("nothing of it runs: every slot is taken by other work")
         if counts.pending and await self._batch.queue.backend.paused(self._batch.lane):
             found.append("the queue is paused: `await queue.resume()` lets it go on")
-        if held and (stop is None or stop.ends):
+        if held and pauser is None and (stop is None or stop.ends):
             found.append(f"{held:,} tasks are held: `await batch.resume()` lets them go")
         if self._told_stale:
             stale = self._told_stale

@@ -52,6 +52,7 @@ class Snapshot:
     longest: tuple[RunningTask, ...] = ()  # tasks that run, the longest first
     means_s: tuple[float, float] | None = None  # for how long a task runs, and for how long it takes its slot
     best: tuple[Best, ...] = ()
+    paused: bool = False  # the whole of it, by a user or by a rule
 
     @property
     def finished(self) -> bool:

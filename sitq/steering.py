@@ -102,9 +102,9 @@ class Steering(Connected):
         int
             How many pending tasks wait now that did not before.
         """
-        await self._session_number()
+        session = await self._session_number()
         if selection is not None:
-            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED, True)
+            return await self.backend.hold(select(selection, self.backend.ids), Waits.PAUSED, True, session)
         changed = await self.backend.pause(self.lane, True)
         return (await self.backend.counts(self.lane)).pending if changed else 0
 

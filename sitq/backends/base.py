@@ -258,6 +258,10 @@ class Backend(ABC):
         """Return what has stopped a batch, until somebody lets its tasks go on."""
 
     @abstractmethod
+    async def pauser(self, batch: int) -> SessionRow | None:
+        """Return the session whose user has paused a whole batch, until somebody lets it go on."""
+
+    @abstractmethod
     async def rename(self, batch: int, name: str) -> None:
         """Give a batch another name; one that exists is BatchExists."""
 
@@ -367,7 +371,8 @@ class Backend(ABC):
     async def hold(self, tasks: Filter, why: Waits, on: bool, session: int | None = None) -> int:
         """Hold pending tasks, or let them go.
 
-        With a session they are its work from now on, if those who enqueued them have ended.
+        With a session those that it lets go are its work from now on, if those who enqueued them have ended; and a
+        whole batch that it holds remembers that it did.
         """
 
     @abstractmethod
@@ -486,8 +491,11 @@ class Backend(ABC):
         """Group the failures of a batch by type, most frequent first; ``task_id`` is public."""
 
     @abstractmethod
-    async def pace(self, batch: int, since: int = 0) -> Pace:
-        """Return how a batch has come on since a time (µs in UTC); it looks at all of its tasks."""
+    async def pace(self, batch: int, since: int = 0, stood: Sequence[int] = ()) -> Pace:
+        """Return how a batch has come on since a time (µs in UTC); it looks at all of its tasks.
+
+        At the moments ``stood`` nothing of it ran: how long that went on is told, each stretch once.
+        """
 
     @abstractmethod
     async def busy_s(self, batch: int) -> float:

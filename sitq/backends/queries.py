@@ -219,7 +219,13 @@ FAILURE = "SELECT error, traceback FROM tasks WHERE number = ?"
 PACE = """
 SELECT coalesce(sum(finished_at < ?2), 0), coalesce(sum(started_at >= ?2 AND state IN (2, 3)), 0),
     coalesce(max(CASE WHEN started_at >= ?2 THEN finished_at END)
-        - min(CASE WHEN started_at >= ?2 THEN started_at END), 0) / 1e6
+        - min(CASE WHEN started_at >= ?2 THEN started_at END), 0) / 1e6,
+    (SELECT coalesce(sum(next - last), 0) / 1e6 FROM (
+        SELECT DISTINCT
+            (SELECT max(finished_at) FROM tasks
+                WHERE batch = ?1 AND batch <> 0 AND started_at >= ?2 AND finished_at <= moments.value) AS last,
+            (SELECT min(started_at) FROM tasks WHERE batch = ?1 AND batch <> 0 AND started_at > moments.value) AS next
+        FROM json_each(?3) AS moments))
 FROM tasks WHERE batch = ?1 AND batch <> 0
 """
 
@@ -320,6 +326,9 @@ SELECT number, name, (
 FROM batches WHERE (paused OR (stop_why IS NOT NULL AND NOT stop_ends))
     AND number IN (SELECT batch FROM json_each(?) AS one JOIN tasks ON tasks.number = one.value)
 ORDER BY number
+"""
+PAUSER = f"""
+SELECT {", ".join(SessionRow._fields)} FROM sessions WHERE number = (SELECT paused FROM batches WHERE number = ?)
 """
 STOP = "SELECT stop_why, stop_ends FROM batches WHERE number = ? AND stop_why IS NOT NULL"
 SESSIONS = f"SELECT {', '.join(SessionRow._fields)} FROM sessions WHERE ended IS NULL ORDER BY number"

@@ -67,8 +67,13 @@ class Reading(Backend):
 
     async def stop(self, batch: int) -> Stop | None:
         """Return what has stopped a batch."""
-        rows = await self._open.read(queries.STOP, (batch,))
+        rows = await self._open.read_few(queries.STOP, (batch,))
         return Stop(rows[0][0], bool(rows[0][1])) if rows else None
+
+    async def pauser(self, batch: int) -> SessionRow | None:
+        """Return the session whose user has paused a whole batch."""
+        rows = await self._open.read_few(queries.PAUSER, (batch,))
+        return SessionRow._make(rows[0]) if rows else None
 
     async def stale(self, batch: int) -> list[tuple[int, int]]:
         """Return the completed tasks of a batch that other code made than its current version, and the versions."""
@@ -207,9 +212,9 @@ class Reading(Backend):
                 groups.append(FailureGroup(error_type or "", error or "", count, self.ids.text(number), traceback))
         return groups
 
-    async def pace(self, batch: int, since: int = 0) -> Pace:
+    async def pace(self, batch: int, since: int = 0, stood: Sequence[int] = ()) -> Pace:
         """Return how a batch has come on since a time (µs in UTC)."""
-        return Pace._make((await self._open.read(queries.PACE, (batch, since)))[0])
+        return Pace._make((await self._open.read(queries.PACE, (batch, since, json.dumps(list(stood)))))[0])
 
     async def busy_s(self, batch: int) -> float:
         """Return for how long attempts of a batch have run that have ended, all together."""

@@ -221,13 +221,13 @@ def end_map(group: Group, batch: int, seen: Stop | None, wanted: Stop | None) ->
     hold_with_batch(group, batch)
 
 
-def pause_batch(group: Group, batch: int) -> None:
-    """Let a whole batch be paused until its user lets it go on, unless it has nothing left to run."""
+def pause_batch(group: Group, batch: int, session: int | None) -> None:
+    """Let a whole batch be paused by a session until its user lets it go on, unless it has nothing left to run."""
     group.execute(
-        "UPDATE batches SET paused = 1 WHERE number = ?1 AND NOT paused AND ("
+        "UPDATE batches SET paused = ?2 WHERE number = ?1 AND NOT paused AND ("
         "EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_waiting WHERE state = 0 AND waits <> 0 AND batch = ?1)"
         " OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_processing WHERE state = 1 AND batch = ?1))",
-        (batch,),
+        (batch, session or -1),
     )
 
 

@@ -86,7 +86,7 @@ CREATE TABLE batches (
     max_error_rate REAL,
     stop_why TEXT,  -- why a rule has stopped it; NULL: none has, or it was let go on
     stop_ends INTEGER,  -- 1: it was ended, 0: it is paused
-    paused INTEGER NOT NULL DEFAULT 0,  -- 1: its user paused the whole batch, and has not let it go on
+    paused INTEGER NOT NULL DEFAULT 0,  -- session whose user paused the whole batch (-1: unknown); 0: it may go on
     unfinished INTEGER NOT NULL DEFAULT 0,  -- 1: by its counts some of its tasks have not ended
     alike INTEGER NOT NULL DEFAULT 0,  -- so many failures in a row were alike
     alike_kind TEXT,  -- what they had in common

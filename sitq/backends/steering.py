@@ -93,7 +93,7 @@ def prioritize(group: Group, requests: Sequence[tuple[Filter, int]]) -> list[int
 
 
 def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]]) -> list[int]:
-    """Hold pending tasks, or let them go; they are the work of the session that does, if one is given."""
+    """Hold pending tasks, or let them go; those are the work of the session that does, if one is given."""
     answers = []
     for tasks, why, on, session in requests:
         condition, values = where(tasks)
@@ -108,8 +108,8 @@ def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]
         if why & Waits.PAUSED and not on:
             let_go(group, tasks, [row[0] for row in rows])
         elif why & Waits.PAUSED and tasks.batch is not None and tasks == Filter(lane=tasks.lane, batch=tasks.batch):
-            pause_batch(group, tasks.batch)
-        if session is not None:
+            pause_batch(group, tasks.batch, session)
+        if session is not None and not on:
             for table, live in (*pending_in(tasks), processing_in(tasks)):
                 group.execute(
                     f"UPDATE {table} SET origin = ? WHERE {live} AND {condition}"

@@ -82,7 +82,7 @@ class Buttons:
         A button that was pressed stays enabled while it acts: one that is not loses the keyboard's focus.
         """
         self._left = snapshot.counts.left
-        held = snapshot.held > 0 and self._resumes
+        held = (snapshot.held > 0 or snapshot.paused) and self._resumes
         self._toggle = "resume" if held else "pause"
         asks = time.monotonic() < self._asked_until
         self._set("pause", description="Resume" if held else "Pause", disabled=not self._left)

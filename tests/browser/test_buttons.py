@@ -89,6 +89,7 @@ def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(
     ran.locator(".sitq-pause").click()
     expect(ran.locator(".sitq-pause")).to_have_text("Resume", timeout=WITHIN_MS)
     expect(bar).to_contain_text("held", timeout=WITHIN_MS)
+    expect(bar.locator(".sitq-warning")).to_contain_text("paused by you: await batch.resume() lets it go on")
     page.wait_for_timeout(500)  # what ran when it was clicked ends
     before = done(bar)
     page.wait_for_timeout(1500)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -142,11 +143,11 @@ async def test_failures_are_grouped_by_type(backend: Backend, worker: int) -> No
 async def test_the_pace_of_a_batch_is_from_its_first_start_to_its_last_end(backend: Backend, worker: int) -> None:
     batch, version = await begin(backend, new_batch())
     await backend.enqueue(new_tasks(2, batch=batch, version=version))
-    assert await backend.pace(batch) == Pace(kept=0, ran=0, seconds=0)
+    assert await backend.pace(batch) == Pace(kept=0, ran=0, seconds=0, stood_s=0)
     await backend.complete(worker, [completed(await claim_one(backend, worker))])
     found = await row(backend, 1)
     assert found.finished_at is not None
-    kept, ran, seconds = await backend.pace(batch)
+    kept, ran, seconds, _ = await backend.pace(batch)
     assert (kept, ran) == (0, 1)
     assert seconds == pytest.approx((found.finished_at - 1_000_000) / 1e6)
 
@@ -163,6 +164,27 @@ async def test_the_pace_of_a_batch_since_a_moment_leaves_out_what_had_ended(back
     assert (await backend.pace(batch, since + 1))[:2] == (1, 1)
     await backend.rerun(Filter(numbers=[1]))
     assert (await backend.pace(batch, since + 1))[:2] == (0, 1), "what runs again is not kept"
+
+
+async def test_how_long_nothing_of_a_batch_ran_is_told_around_moments(backend: Backend, worker: int) -> None:
+    batch, version = await begin(backend, new_batch())
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    moments = []
+    for _ in range(3):
+        await asyncio.sleep(0.005)
+        started = time.time_ns() // 1000
+        await backend.complete(worker, [completed(await claim_one(backend, worker))._replace(started_at=started)])
+        await asyncio.sleep(0.005)
+        moments.append(time.time_ns() // 1000)
+    rows: list[Any] = [await row(backend, number) for number in (1, 2, 3)]
+    first, second, third = rows
+    gaps = [second.started_at - first.finished_at, third.started_at - second.finished_at]
+    stood = (await backend.pace(batch, 0, [1, moments[0], moments[0] + 1, *moments])).stood_s
+    assert stood == pytest.approx(sum(gaps) / 1e6), (
+        "each once, and neither before the first start nor after the last end"
+    )
+    assert (await backend.pace(batch, moments[0], moments)).stood_s == pytest.approx(gaps[1] / 1e6)
+    assert (await backend.pace(batch)).stood_s == 0.0
 
 
 async def test_a_cancelled_batch_is_cancelled_row_by_row(backend: Backend) -> None:

@@ -162,3 +162,31 @@ async def test_letting_a_paused_batch_go_that_only_runs_ends_its_pause(backend: 
     assert await backend.stop(batch) == STOP
     assert await backend.hold(Filter(batch=batch), Waits.PAUSED, False) == 0
     assert await backend.stop(batch) is None
+
+
+async def test_who_paused_a_batch_is_told_until_it_goes_on(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 2)
+    assert await backend.pauser(batch) is None
+    first, second = await registered(backend, "first"), await registered(backend, "second")
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, True, first)
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, True, second)
+    found = await backend.pauser(batch)
+    assert found is not None
+    assert (found.number, found.name) == (first, "first")
+    await backend.end(first)
+    found = await backend.pauser(batch)
+    assert found is not None
+    assert found.number == first
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, False)
+    assert await backend.pauser(batch) is None
+    await pause(backend, batch)
+    assert await backend.pauser(batch) is None, "by a session that is not told"
+
+
+async def test_pausing_takes_no_work_over(backend: Backend) -> None:
+    left, other = await registered(backend, "kernel", "notebook"), await registered(backend)
+    batch, version = await begin(backend, new_batch("svc", session=left))
+    await backend.enqueue(new_tasks(2, session=left, batch=batch, version=version))
+    await backend.end(left)
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, True, other)
+    assert await backend.hold_left("default") == 2

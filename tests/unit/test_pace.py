@@ -1,6 +1,8 @@
 """The pace that a bar tells."""
 
 import asyncio
+import os
+import re
 import time
 import unittest.mock
 from pathlib import Path
@@ -8,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import sitq
+import tests.stage
 from sitq import progress
+from sitq.notebook.html import bar_text
 from sitq.progress import eta
+from tests.stage import Stage
 
 
 async def test_cancelled_tasks_do_not_count_for_the_pace_of_a_batch(tmp_path: Path) -> None:
@@ -25,6 +30,11 @@ async def test_cancelled_tasks_do_not_count_for_the_pace_of_a_batch(tmp_path: Pa
 
 def twice(x: int) -> int:
     return 2 * x
+
+
+def one_waits(x: int) -> int:
+    """The last of six runs until the test lets it go."""
+    return int(tests.stage.hold(x)) if x == 5 else x
 
 
 async def test_a_batch_that_was_whole_before_has_no_pace(tmp_path: Path) -> None:
@@ -179,5 +189,97 @@ async def test_while_nothing_of_a_batch_can_run_no_time_passes_for_its_pace(
         assert after.elapsed_s > 1000, "a bar tells for how long it has been there"
         assert before.rate is not None
         assert after.rate == pytest.approx(before.rate, rel=0.9)
-        assert (after.eta_s is None) == (how == "held")
+        assert after.eta_s is None
         await worker.stop()
+
+
+async def test_a_pause_is_not_in_the_rate_of_a_batch_that_has_finished(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(5))
+        await queue.pause(batch[:])
+        async with sitq.Worker(queue.backend):
+            for half in (batch[:3], batch[3:]):
+                await batch._progress.look()  # it stands, before its first task and between two
+                await asyncio.sleep(0.4)
+                await queue.resume(half)
+                for task in half:
+                    await queue.get_result(task)
+            told = await batch._progress.look()
+    assert told.elapsed_s > 0.4, "so long it took"
+    assert told.rate is not None
+    assert 5 / told.rate < 0.4
+
+
+async def test_a_pause_is_not_in_the_rate_of_a_batch_too_large_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FEW", 0)
+    monkeypatch.setattr(progress, "EACH_S", 1.0)
+    passed, clock = [0.0], time.monotonic
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(40))
+        await queue.pause(batch[1:])
+        monkeypatch.setattr("sitq.progress.time.monotonic", lambda: clock() + passed[0])
+        await batch._progress.look()
+        async with sitq.Worker(queue.backend):
+            await queue.get_result(batch[0])
+            await batch._progress.look()
+            passed[0] += 1000
+            assert (await batch._progress.look()).counts.left == 39
+            await batch.resume()
+            await batch.wait()
+            told = await batch._progress.look()
+    assert told.elapsed_s > 1000, "so long it took"
+    assert told.rate is not None
+    assert 40 / told.rate < 100
+
+
+@pytest.mark.parametrize("who", ["you", "another"])
+async def test_while_a_batch_is_paused_it_says_by_whom_and_has_no_eta(tmp_path: Path, who: str) -> None:
+    stage = tests.stage.stage = Stage()
+    async with (
+        sitq.TaskQueue(tmp_path / "work.db") as queue,
+        sitq.TaskQueue(sitq.SQLiteBackend(tmp_path / "work.db")) as other,
+    ):
+        batch = await queue.map(one_waits, range(6), name="svc")
+        await batch._progress.look()
+        worker = sitq.Worker(queue.backend)
+        await worker.start()
+        await stage.begun()
+        before = await batch._progress.look()
+        assert (before.eta_s is None, before.paused, before.warnings) == (False, False, ())
+        await (batch if who == "you" else await other.batch("svc")).pause()
+        told = await batch._progress.look()
+        assert (told.counts.processing, told.counts.pending, told.held) == (1, 0, 0), "its last one runs"
+        assert told.eta_s is None
+        assert told.paused
+        (warning,) = told.warnings
+        by = "you" if who == "you" else rf"\S+ \(process {os.getpid()} on \S+\)"
+        assert re.fullmatch(rf"paused by {by}: `await batch.resume\(\)` lets it go on", warning)
+        assert f"! {warning}" in bar_text(told)
+        await batch.resume()
+        after = await batch._progress.look()
+        assert (after.eta_s is None, after.paused, after.warnings) == (False, False, ())
+        stage.let_go()
+        await batch.wait()
+        await worker.stop()
+
+
+async def test_what_its_user_paused_says_so_and_not_how_many_are_held(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(6))
+        await batch.pause()
+        async with sitq.Worker(queue.backend):
+            told = await batch._progress.look()
+    assert (told.held, told.paused) == (6, True)
+    assert told.warnings == ("paused by you: `await batch.resume()` lets it go on",)
+
+
+async def test_a_part_that_is_held_is_no_pause_of_the_batch(tmp_path: Path) -> None:
+    async with sitq.TaskQueue(tmp_path / "work.db") as queue:
+        batch = await queue.map(twice, range(6))
+        await queue.pause(batch[3:])
+        async with sitq.Worker(queue.backend):
+            told = await batch._progress.look()
+    assert not told.paused
+    assert told.warnings == ("3 tasks are held: `await batch.resume()` lets them go",)
