@@ -247,10 +247,10 @@ async def test_points_are_told_as_they_are(backend: Backend, worker: int) -> Non
     claims = await backend.claim(worker, 3, LOCAL)
     await backend.complete(worker, [completed(claims[0]), failed(claims[1]), cancelled(claims[2])])
     assert await backend.points(batch) == [
-        (1, identity("a"), 0, COMPLETED, 0, 0, version, 0, 0),
-        (2, identity("b"), 0, FAILED, 0, 1, version, 0, 0),
-        (3, identity("b"), 1, CANCELLED, 0, 2, version, 0, 0),
-        (4, identity("c"), 0, PENDING, 0, 3, version, 0, 0),
+        (1, identity("a"), 0, COMPLETED, 0, 0, version, 0, 0, 0),
+        (2, identity("b"), 0, FAILED, 0, 1, version, 0, 0, 0),
+        (3, identity("b"), 1, CANCELLED, 0, 2, version, 0, 0, 0),
+        (4, identity("c"), 0, PENDING, 0, 3, version, 0, 0, 0),
     ]
     await backend.purge(Filter(numbers=[2]))
     assert [point.number for point in await backend.points(batch)] == [1, 3, 4]
