@@ -233,6 +233,7 @@ class Slots:
         """End a task now. Its slot is free when the executor says that the call has ended."""
         running = self.running[key]
         running.settle()
+        self.storing.telling.outlive(running.claim)
         self.storing.add(completion)
         if not self.executor.cancel(key):
             running.stuck = True

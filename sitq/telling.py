@@ -107,6 +107,7 @@ class Telling:
         self._serializer = serializer
         self._store = store
         self._tellers: dict[tuple[int, int], Teller] = {}  # by task and attempt: those that told anything
+        self._outliving: set[tuple[int, int]] = set()  # those that run on after their end is stored
         self._unsaved: list[Told] = []
         self._lock = threading.Lock()
         self._waking = False
@@ -148,9 +149,12 @@ class Telling:
             self.due = False
             return told
         for completion in completions:
-            teller = self._tellers.pop((completion.claim.number, completion.claim.attempt), None)
+            key = completion.claim.number, completion.claim.attempt
+            teller = self._tellers.get(key)
             if teller is not None:
-                teller.over = True
+                if key not in self._outliving:
+                    del self._tellers[key]
+                    teller.over = True
                 told += filter(None, [teller.take(self._serializer, completion)])
         if self.due:
             self.due = False
@@ -174,9 +178,14 @@ class Telling:
         self._unsaved = told + self._unsaved
         self.due |= bool(told)
 
+    def outlive(self, claim: Claim) -> None:
+        """Hear an attempt on after its end is stored: it was cancelled, and may save where it comes to its own end."""
+        self._outliving.add((claim.number, claim.attempt))
+
     def end(self, claim: Claim) -> None:
-        """Take nothing more of an attempt that was taken away or given back."""
+        """Take nothing more of an attempt that was taken away or given back, or ended after its end was stored."""
+        self._outliving.discard((claim.number, claim.attempt))
         teller = self._tellers.get((claim.number, claim.attempt))
         if teller is not None:
             teller.over = True
-            self.wake()
+            self.due = True  # stored with the slot that it frees: the worker may stop next

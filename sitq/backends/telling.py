@@ -13,6 +13,7 @@ from typing import Any
 
 from sitq.backends.group import Group, blocks
 from sitq.checkpoints import seal_checkpoint
+from sitq.models import PROCESSING
 from sitq.rows import Told
 from sitq.sealing import OUTPUT
 
@@ -36,17 +37,28 @@ def append(group: Group, requests: Sequence[tuple[int, Sequence[Told]]]) -> list
 
 
 def store(group: Group, session: int, told: Sequence[Told]) -> None:
-    """Store what attempts of a session tell; that of superseded ones is dropped."""
-    running = dict(
-        group.execute(
-            "SELECT number, attempt FROM tasks WHERE number IN (SELECT value FROM json_each(?)) AND state = 1"
-            " AND session = ?",
+    """Store what attempts of a session tell; that of superseded ones is dropped.
+
+    One that was cancelled, or ran out of time, may run on for a while: what it saves is for the attempt after it.
+    """
+    states = {
+        (number, attempt): state
+        for number, attempt, state in group.execute(
+            "SELECT number, attempt, state FROM tasks WHERE number IN (SELECT value FROM json_each(?))"
+            " AND state IN (1, 3, 4) AND session = ?",
             (json.dumps([t.number for t in told]), session),
         )
-    )
+    }
     metrics: list[Any] = []
     for t in told:
-        if running.get(t.number) != t.attempt:
+        state = states.get((t.number, t.attempt))
+        if state is not None and t.checkpoint is not None and not t.done:
+            group.execute(
+                "INSERT OR REPLACE INTO checkpoints (task, sealed) VALUES (?, ?)",
+                (t.number, seal_checkpoint(group.sealer, t.number, t.checkpoint, t.serializer)),
+            )
+            group.saved.append((t.number, (t.attempt, t.checkpoint.saves)))
+        if state != PROCESSING:
             continue
         if t.progress is not None or t.notes is not None:
             group.execute(TELL, (t.number, t.attempt, *(t.progress or (None, None, None)), t.notes))
@@ -61,12 +73,6 @@ def store(group: Group, session: int, told: Sequence[Told]) -> None:
         if t.done:
             group.execute("DELETE FROM checkpoints WHERE task = ?", (t.number,))
             group.saved.append((t.number, None))
-        elif t.checkpoint is not None:
-            group.execute(
-                "INSERT OR REPLACE INTO checkpoints (task, sealed) VALUES (?, ?)",
-                (t.number, seal_checkpoint(group.sealer, t.number, t.checkpoint, t.serializer)),
-            )
-            group.saved.append((t.number, (t.attempt, t.checkpoint.saves)))
     for size, block in blocks(metrics, 6):
         group.execute(LOG.format(", ".join(["(?, ?, ?, ?, ?, ?)"] * size)), block)
 

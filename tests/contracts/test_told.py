@@ -150,6 +150,35 @@ async def test_what_was_told_is_stored_before_its_end_and_nothing_after(
     assert await output_of(backend, number) == b"output 1"
 
 
+@pytest.mark.parametrize("end", ["cancelled", "failed"])  # failed: it ran longer than its timeout
+async def test_what_a_cancelled_attempt_saves_while_it_runs_on_is_for_the_next(
+    backend: Backend, worker: int, end: str
+) -> None:
+    (number,) = await backend.enqueue(new_tasks())
+    claim = await claim_one(backend, worker)
+    await backend.complete(worker, [ENDS[end](claim)], told=[everything(claim)])
+    stranger = await registered(backend)
+    await backend.append(stranger, [everything(claim, 3)])
+    await backend.append(worker, [everything(claim, 2)])
+    assert await backend.retry(EVERY) == 1
+    await backend.append(worker, [everything(claim, 4)])  # too late: what it tells may have been claimed
+    after = await claim_one(backend, worker)
+    await backend.append(worker, [everything(claim, 5)])
+    assert after.checkpoint is not None
+    assert open_checkpoint(backend.sealer, number, after.checkpoint)[1] == Checkpoint(b"state 2", step=2)
+    assert await checkpoint_of(backend, worker, after) == Checkpoint(b"state 2", step=2)
+
+
+@pytest.mark.parametrize("end", ["completed", "again"])
+async def test_what_is_saved_after_another_end_is_dropped(backend: Backend, worker: int, end: str) -> None:
+    await backend.enqueue(new_tasks())
+    claim = await claim_one(backend, worker)
+    await backend.complete(worker, [ENDS[end](claim)])
+    await backend.append(worker, [everything(claim)])
+    await backend.rerun(EVERY)
+    assert (await claim_one(backend, worker)).checkpoint is None
+
+
 async def test_a_lost_worker_leaves_its_checkpoint_to_the_next_attempt(backend: Backend, worker: int) -> None:
     await backend.enqueue(new_tasks())
     claim = await claim_one(backend, worker)

@@ -176,6 +176,52 @@ async def test_a_thread_hears_that_it_was_cancelled() -> None:
         assert await asyncio.to_thread(heard.wait, LONG_S)
 
 
+@pytest.mark.parametrize("where", ["thread", "loop"])
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_what_a_task_saves_once_it_was_cancelled_is_loaded_when_it_runs_again(where: str, how: str) -> None:
+    began = EVENTS["began"] = threading.Event()
+    train = train_until_cancelled if where == "thread" else train_until_cancelled_in_loop
+    async with sitq.TaskQueue(":memory:") as queue:
+        async with sitq.Worker(queue.backend) as worker:
+            task_id = await queue.options(timeout=0.2 if how == "timeout" else None).enqueue(train)
+            await asyncio.to_thread(began.wait, LONG_S)
+            if how == "cancel":
+                await queue.cancel(task_id)
+            result = await queue.get_result(task_id, timeout=LONG_S)
+            assert result is not None
+            assert not result.is_success()
+            while worker.in_flight:  # the thread runs on until it looks
+                await asyncio.sleep(0.001)
+        assert await queue.retry(task_id) == 1
+        async with sitq.Worker(queue.backend):
+            result = await queue.get_result(task_id, timeout=LONG_S)
+    assert result is not None
+    assert (result.value, result.attempts) == (17, 2)
+
+
+def train_until_cancelled() -> int:
+    task = current_task()
+    if task.attempt > 1:
+        return (task.load() or {"epoch": 0})["epoch"]
+    EVENTS["began"].set()
+    while not task.cancelled:
+        time.sleep(0.001)
+    task.save({"epoch": 17})
+    return 0
+
+
+async def train_until_cancelled_in_loop() -> int:
+    task = current_task()
+    if task.attempt > 1:
+        return (task.load() or {"epoch": 0})["epoch"]
+    EVENTS["began"].set()
+    try:
+        await asyncio.sleep(LONG_S)
+    finally:
+        task.save({"epoch": 17})
+    return 0
+
+
 EVENTS: dict[str, threading.Event] = {}  # that a task reaches by a name, since they cannot be stored
 
 
