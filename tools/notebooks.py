@@ -41,7 +41,9 @@ def named(begin: str) -> Path:
     found = sorted(NOTEBOOKS.glob(f"{Path(begin).stem}*.ipynb"))
     if len(found) != 1:
         known = ", ".join(path.stem for path in found or sorted(NOTEBOOKS.glob("*.ipynb")))
-        raise argparse.ArgumentTypeError(f"{begin!r} begins {len(found)} notebooks of these: {known}")
+        raise argparse.ArgumentTypeError(
+            f"{begin!r} begins the names of {len(found)} notebooks, not of one of these: {known}"
+        )
     return found[0]
 
 
