@@ -27,7 +27,7 @@ from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
 from sitq.notebook.html import bar_html, bar_text, failure_html, failures_html
 from sitq.notebook.pieces import ROWS, boxed
 from sitq.notebook.stalls import Stalls
-from sitq.notebook.unfolding import HIDDEN_TWIN, Unfolding
+from sitq.notebook.unfolding import DEAD, HIDDEN_TWIN, Unfolding
 from sitq.notebook.words import amount, one_line
 from sitq.snapshots import Snapshot
 
@@ -41,11 +41,12 @@ FOR_GOOD = (QueueClosed, BackendMoved, BackendCorrupt, ForkedQueue, WrongEventLo
 EMPTY = {"text/html": "", "text/plain": ""}
 # A page that is closed before the end is saved with its buttons. Opened again it says "Loading widget..." for seconds,
 # in an output that has no MIME type yet, and then "model not found". Only the page's style can hide that. An untrusted
-# page drops it, and draws no widgets either.
+# page drops it, and draws no widgets either. Likewise for the buttons whose kernel has died.
 _OUTPUT = ".jp-OutputArea-child"
 NO_DEAD_WIDGETS = (
     f"<style>{_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.jupyter-widgets, > .jp-OutputArea-output:not([data-mime-type]))"
-    f":not(:has(.jupyter-widgets *)) {{display: none}}</style>{HIDDEN_TWIN}"
+    f":not(:has(.jupyter-widgets *)), {_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.{DEAD}) {{display: none}}</style>"
+    f"{HIDDEN_TWIN}"
 )
 _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
 

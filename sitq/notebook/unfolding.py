@@ -12,7 +12,9 @@ from typing import Any
 
 ALIVE = "sitq-unfold"
 _OUTPUT = ".jp-OutputArea-child"
-HIDDEN_TWIN = f"<style>{_OUTPUT}:has(.{ALIVE}) + {_OUTPUT}:has(.sitq-failures, .sitq-folded) {{display: none}}</style>"
+DEAD = "jupyter-widgets-disconnected"  # so a page marks widgets whose kernel has gone
+_ALIVE = f"{_OUTPUT}:has(.{ALIVE}:not(.{DEAD}))"
+HIDDEN_TWIN = f"<style>{_ALIVE} + {_OUTPUT}:has(.sitq-failures, .sitq-folded) {{display: none}}</style>"
 
 
 class Unfolding:

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.lab import Lab, cell, open_notebook, reload, restart_kernel, run_cell, save, use_theme, wait_until
+from tests.browser.lab import (
+    Lab,
+    cell,
+    open_notebook,
+    reload,
+    restart_kernel,
+    run_cell,
+    save,
+    start_cell,
+    use_theme,
+    wait_until,
+)
 from tests.kernels import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]
@@ -129,6 +140,22 @@ def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(
     expect(bar).to_contain_text("run them again: await queue.retry(await batch.failed())")
     expect_nothing_dead(page)
     in_both_themes(page, cell(page, 0), f"final-{kernel}")
+    page.close()
+
+
+def test_the_buttons_go_with_their_kernel_and_what_failed_stays(browser: Browser, lab: Lab) -> None:
+    lab.write("killed.ipynb", OPEN.format(name="killed", seconds=0.1, tasks=400), "import os; os._exit(1)")
+    page = open_notebook(browser, lab, "killed.ipynb")
+    ran = run_cell(page, 0)
+    expect(ran.locator(".sitq-unfold details")).to_have_count(2)
+    expect(ran.locator(".sitq-pause")).to_be_visible()
+    expect(ran.locator(".sitq-failures")).to_be_hidden()
+    start_cell(page, 1)
+    page.locator(".jp-Dialog button.jp-mod-accept").click()  # it says that the kernel has died
+    expect(ran.locator(".sitq-pause")).to_be_hidden()
+    expect(ran.locator(".sitq-bar")).to_be_visible()
+    ran.locator(".sitq-failures summary").first.click()
+    expect(ran.locator(".sitq-failures pre").first).to_contain_text("Error: ")
     page.close()
 
 
