@@ -229,7 +229,9 @@ class Model:
         if self._shape is None:
             logs += scale * rng.standard_normal(logs.shape)
         else:
-            logs += rng.choice(self._shape, logs.shape)
+            # What is rare was seen more or less often than it is, so each run has a sample of the shape.
+            shapes = rng.choice(self._shape, (RUNS, len(self._shape)))
+            logs += np.take_along_axis(shapes, rng.integers(len(self._shape), size=logs.shape), axis=1)
         return np.asarray(np.exp(np.minimum(logs, LONGEST)))
 
 

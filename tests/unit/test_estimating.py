@@ -158,6 +158,11 @@ def test_some_tasks_that_take_much_longer_are_expected_again() -> None:
     assert told(took, n=1000, slots=4).expected_s == pytest.approx(1000 / 4 * np.mean(took), rel=0.25)
 
 
+def test_how_often_tasks_take_much_longer_is_not_known_well() -> None:
+    often, rarely = (noisy([1.0] * (100 - many) + [seconds] * many) for many, seconds in ((30, 10.0), (3, 100.0)))
+    assert wide(told(often, n=2000)) < 2 < wide(told(rarely, n=2000))
+
+
 def test_the_fewer_tasks_ran_before_the_wider_is_the_band() -> None:
     bands = [wide(told(noisy([1.0] * n))) for n in (1, 3, 100)]
     assert bands == sorted(bands, reverse=True)
@@ -176,11 +181,7 @@ def test_whatever_tasks_took_all_is_finite_and_in_order(took: list[float]) -> No
     assert 0 <= found.low_s <= found.expected_s <= found.high_s
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_the_band_holds_about_8_of_10_cases(name: str) -> None:
-    assert 0.68 <= held(WORLDS[name], range(40)) <= 1.0
-
-
-def test_over_all_worlds_the_band_holds_8_of_10() -> None:
-    fractions = [held(world, range(100, 120)) for world in WORLDS.values()]
-    assert 0.75 <= float(np.mean(fractions)) <= 0.92
+def test_the_band_holds_about_8_of_10_cases() -> None:
+    fractions = {name: held(world, range(40)) for name, world in WORLDS.items()}
+    assert [name for name, fraction in fractions.items() if fraction < 0.65] == []
+    assert 0.76 <= float(np.mean(list(fractions.values()))) <= 0.9
