@@ -27,14 +27,14 @@ LONGEST = 30.0  # as a logarithm: nothing overflows
 ENOUGH = 50  # tasks of the present code: then those of other code are left out
 CHOOSE_AMONG = 500  # tasks, when parameters are chosen
 BY_MOST = 4  # parameters
+FEWEST = 5  # tasks, to choose by
 LARGEST = 1e100  # number whose square is one, too; greater ones are values like any other
 LEVELS_MOST = 30  # values of a parameter that have an effect each
-FOR_EACH = 3  # tasks, for each coefficient at least
 # What is believed of logarithms before anything is seen, and how many observations that is worth.
 CHANCE, CHANCE_WEIGHT = 0.3, 2.0  # by which equal tasks differ
 RUN, RUN_WEIGHT = 0.1, 1.0  # by which whole runs differ: what else the machine does
 RUN_FREEDOM = 4.0  # how sure that is: the degrees of freedom of a t distribution
-BEYOND = 0.5  # by which the effect of a number differs beyond those that were seen, as a share of all effects
+BEYOND = 0.5  # by which the effect of a number differs beyond those that were seen, as a share of it
 OVERHEAD = 0.3  # by which the overhead of runs differs
 CHANGED = 0.25  # by which code differs that nobody has run
 SHAPE_FROM = 20  # tasks from which on chance has the shape that was seen; before, it is normal
@@ -107,7 +107,9 @@ class Term:
     """One way in which durations may depend on a parameter."""
 
     name: str
+    many: int  # coefficients
     of: Callable[[Column], Floats]  # what its coefficients are multiplied with, by task
+    unseen: Callable[[Column], Floats]  # and what is multiplied with an effect of which only the size is known
 
 
 def line(name: str, values: Column, power: bool, bent: bool) -> Term:
@@ -121,30 +123,34 @@ def line(name: str, values: Column, power: bool, bent: bool) -> Term:
         return np.log(x) if power else x
 
     seen = numbers(values)
-    middle, width = np.median(seen), seen.std()
+    low, middle, high = seen.min(), np.median(seen), seen.max()
+    width = seen.std() or 1.0  # the logarithms of large numbers may be the same
 
     def of(values: Column) -> Floats:
         x = numbers(values)
-        inside = np.clip(x, seen.min(), seen.max())
-        told = ((x if power else inside) - middle) / width
-        beyond = BEYOND * (x - inside) / width
-        if not power:
-            beyond = np.log1p(np.abs(beyond))
-        return np.column_stack([told, beyond, np.maximum(told, 0.0)] if bent else [told, beyond])
+        x = ((x if power else np.clip(x, low, high)) - middle) / width
+        return np.column_stack([x, np.maximum(x, 0.0)] if bent else [x])
 
-    return Term(name, of)
+    def unseen(values: Column) -> Floats:
+        x = numbers(values)
+        beyond = np.abs(x - np.clip(x, low, high)) / width
+        return np.asarray(BEYOND * (beyond if power else np.log1p(beyond)))
+
+    return Term(name, 2 if bent else 1, of, unseen)
 
 
 def levels(name: str, values: Column) -> Term:
-    """Each value has an effect of its own; all that nobody has seen have one together, of which nothing is known."""
-    places = {key: place for place, key in enumerate(dict.fromkeys(values))}
+    """Each value has an effect of its own; all that nobody has seen differ together from the mean of these."""
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
 
     def of(values: Column) -> Floats:
-        found = np.zeros((len(values), len(places) + 1))
-        found[np.arange(len(values)), [places.get(value, len(places)) for value in values]] = 1.0
-        return found
+        rows = [*np.eye(len(places)), np.full(len(places), 1 / len(places))]
+        return np.array([rows[places.get(value, -1)] for value in values])
 
-    return Term(name, of)
+    def unseen(values: Column) -> Floats:
+        return np.array([float(value not in places) for value in values])
+
+    return Term(name, len(places), of, unseen)
 
 
 def _is_number(value: Any) -> bool:
@@ -185,7 +191,8 @@ class Fit:
         """How badly it tells durations, with what its coefficients cost: BIC, extended to the best of many tried."""
         n = len(self.left)
         left = max(float(self.left @ self.left) / n, 1e-12)
-        return n * math.log(left) + self.used * (math.log(n) + 2.0 * math.log(max(tried, 1)))
+        each = math.log(n) + 2.0 * math.log(max(tried, 1))
+        return n * math.log(left) + self.used * each * n / max(1.0, n - self.used - 2.0)
 
 
 class Model:
@@ -207,7 +214,13 @@ class Model:
 
         self._fit = Fit(_matrix(terms, columns, len(y)), y)
         newest = int(code.min())  # the present code, or the last one before it
-        self._x = _matrix(terms, {**asked, "": [newest] * n}, n)
+        asked = {**asked, "": [newest] * n}
+        self._x = _matrix(terms, asked, n)
+        self._unseen, place = [], 1
+        for term in terms:  # what nobody has seen is as large as the effects that were
+            effects = self._fit.beta[place : place + term.many]
+            self._unseen.append(math.sqrt(float(np.mean(effects**2))) * term.unseen(asked[term.name]))
+            place += term.many
         left, means = _without_runs(self._fit.left, run)
         self._freedom = max(0.0, len(y) - self._fit.used) + CHANCE_WEIGHT
         self._chance = math.sqrt((float(left @ left) + CHANCE_WEIGHT * CHANCE**2) / self._freedom)
@@ -226,6 +239,8 @@ class Model:
         scale = self._chance * np.sqrt(self._freedom / rng.chisquare(self._freedom, (RUNS, 1)))
         drawn = rng.standard_normal((RUNS, len(fit.beta))) @ np.linalg.cholesky(fit.inverse).T
         logs = (fit.beta + scale * drawn) @ self._x.T + self._run * rng.standard_t(self._run_freedom, (RUNS, 1))
+        for column in self._unseen:
+            logs += rng.standard_normal((RUNS, 1)) * column
         if self._shape is None:
             logs += scale * rng.standard_normal(logs.shape)
         else:
@@ -244,22 +259,20 @@ def _chosen(y: Floats, params: Columns, asked: Columns, given: list[Term]) -> li
     if len(y) > CHOOSE_AMONG:
         some = np.sort(np.random.default_rng(0).choice(len(y), CHOOSE_AMONG, replace=False))
         y, params = y[some], _some(params, some.tolist())
+    if len(y) < FEWEST:
+        return []
     candidates = [term for name in asked for term in _terms(name, params[name], asked[name])]
     many = len(candidates)
     terms: list[Term] = []
     best = Fit(_matrix(given, params, len(y)), y).score(many)
     while candidates and len(terms) < BY_MOST:
-        tried: list[tuple[float, Term]] = []
-        for term in candidates:
-            x = _matrix([*given, *terms, term], params, len(y))
-            if len(y) >= FOR_EACH * np.count_nonzero(x.any(axis=0)):
-                tried.append((Fit(x, y).score(many), term))
-        score, chosen = min(tried, key=lambda pair: pair[0], default=(best, None))
-        if chosen is None or score >= best:
+        scored = [(Fit(_matrix([*given, *terms, term], params, len(y)), y).score(many), term) for term in candidates]
+        score, term = min(scored, key=lambda pair: pair[0])
+        if score >= best:
             break
         best = score
-        terms.append(chosen)
-        candidates = [other for other in candidates if other.name != chosen.name]
+        terms.append(term)
+        candidates = [other for other in candidates if other.name != term.name]
     return terms
 
 

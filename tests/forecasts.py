@@ -29,6 +29,8 @@ class World:
         By which the logarithms of the durations of equal tasks differ, and those of whole runs.
     runs : int
         In which the earlier tasks ran.
+    larger : int
+        So many times as large are the sizes that are asked for.
     law : str
         How long a task takes: "flat", "power" of a size and by kernel, "affine" in a size, or "heavy": as "power", but
         of a hundred tasks three take thirty times as long.
@@ -40,6 +42,7 @@ class World:
     between: float = 0.1
     runs: int = 1
     law: str = "power"
+    larger: int = 1
 
 
 WORLDS = {
@@ -54,6 +57,7 @@ WORLDS = {
     "thirty tasks before": World(30, 300),
     "few are asked for": World(240, 20, runs=2),
     "a constant and a slope": World(240, 300, chance=0.05, runs=3, law="affine"),
+    "ten times as large": World(240, 300, chance=0.05, runs=3, law="affine", larger=10),
     "some take much longer": World(240, 300, chance=0.2, runs=2, law="heavy"),
     "few, some take much longer": World(240, 30, chance=0.2, runs=2, law="heavy"),
 }
@@ -86,6 +90,7 @@ def happen(world: World, seed: int) -> tuple[Estimate, float]:
         return found
 
     before, asked = params(world.before), params(world.asked)
+    asked["size"] = [world.larger * size for size in asked["size"]]
     run = rng.integers(0, world.runs, world.before)
     took = np.exp(logs(before) + rng.normal(0, world.between, world.runs)[run])
     history = History(took.tolist(), [0] * world.before, run.tolist(), before)
