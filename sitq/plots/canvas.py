@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -212,6 +213,21 @@ def elapsed_axis(ax: Axes, length: float, begun: pd.Timestamp) -> None:
     ticks = np.arange(0, length * 1.001, step).tolist()
     ax.set_xticks(ticks, ["0", *(span(tick) if length < 60 else clock(tick) for tick in ticks[1:])])
     ax.set_xlabel(f"since {begun:%Y-%m-%d %H:%M:%S}")
+
+
+def moment_axis(axis: Any, column: pd.Series[Any]) -> None:
+    """Write moments, given as `in_days`, in the time zone that the column has."""
+    zone, untyped = column.dt.tz, cast(Any, dates)
+    locator = untyped.AutoDateLocator(tz=zone, minticks=3, maxticks=8)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(untyped.ConciseDateFormatter(locator, tz=zone))
+
+
+def in_days(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    """Return moments as matplotlib counts them; NaN where there is none."""
+    moments = column if column.dt.tz is None else column.dt.tz_convert("UTC").dt.tz_localize(None)
+    found: np.ndarray[Any, Any] = np.asarray(cast(Any, dates).date2num(moments.to_numpy()), dtype=float)
+    return found
 
 
 def in_seconds(column: pd.Series[Any]) -> np.ndarray[Any, Any]:

@@ -25,9 +25,11 @@ from sitq.plots.canvas import (
     checked,
     count_axis,
     finish,
+    in_days,
     in_seconds,
     ink,
     legend_below,
+    moment_axis,
     new_axes,
     nothing,
     numbers,
@@ -40,6 +42,8 @@ from sitq.plots.scales import ShortNumbers
 
 LINES = 150  # of a picture; of more tasks as many are drawn, at random
 STEPS = 200  # of the median of many lines
+SHARED = 3  # values at a step, on average, of which there can be a median; of fewer so many are put together:
+POOLED, FEW_STEPS = 20, 10  # values of a step, and steps at least
 MOST_NAMED = 3  # parameters that tell lines apart; more are too long
 TOLD = 7  # lines that are told apart, each with a colour, a style and a marker of its own
 
@@ -133,7 +137,7 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     y : str
         The metric: ``"loss"``.
     x : str, default "step"
-        What is drawn across.
+        What is drawn across; with ``"logged_at"`` the local time.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -163,10 +167,11 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
     if df.empty:
         raise NothingToDraw("metrics: no task has logged anything, so there is nothing to draw")
     up, across = resolve(df, y, "y"), resolve(df, x, "x")
+    over_time = pd.api.types.is_datetime64_any_dtype(df[across])
     frame = pd.DataFrame(
         {
             "task": df["task_id"].to_numpy(),
-            "x": numbers(df, across, "x").to_numpy(),
+            "x": in_days(df[across]) if over_time else numbers(df, across, "x").to_numpy(),
             "y": numbers(df, up, "y").to_numpy(),
         }
     )
@@ -193,8 +198,9 @@ def metrics(df: pd.DataFrame, y: str, x: str = "step", ax: Axes | None = None) -
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(ShortNumbers())
         ax.yaxis.set_minor_formatter(NullFormatter())
-    whole = bool((xs == np.round(xs)).all())
-    if whole:
+    if over_time:
+        moment_axis(ax.xaxis, df[across])
+    elif (xs == np.round(xs)).all():
         count_axis(ax.xaxis)
     ax.set(xlabel=short(across), ylabel=short(up), title=f"{short(up)} of {amount(len(names), 'task')}")
     finish(ax)
@@ -232,9 +238,11 @@ def _draw_many(ax: Axes, xs: np.ndarray[Any, Any], ys: np.ndarray[Any, Any], sta
     if short_lines:  # a line of one point is not to be seen
         ax.plot(*np.array(short_lines).T, ".", color=accent(ax), markersize=3, alpha=0.5)
     steps, distinct = pd.factorize(xs, sort=True)
-    if len(distinct) > STEPS:
-        edges = np.linspace(distinct[0], distinct[-1], STEPS + 1)
-        steps = np.clip(np.searchsorted(edges, xs, side="right") - 1, 0, STEPS - 1)
+    alone = len(xs) < SHARED * len(distinct)  # moments: no two tasks logged at the same
+    if alone or len(distinct) > STEPS:
+        bins = int(np.clip(len(xs) // POOLED, FEW_STEPS, STEPS)) if alone else STEPS
+        edges = np.linspace(distinct[0], distinct[-1], bins + 1)
+        steps = np.clip(np.searchsorted(edges, xs, side="right") - 1, 0, bins - 1)
     grouped = pd.DataFrame({"x": xs, "y": ys}).groupby(steps)
     at = grouped["x"].mean().to_numpy()
     low, middle, high = (grouped["y"].quantile(q).to_numpy() for q in (0.1, 0.5, 0.9))

@@ -261,6 +261,37 @@ def test_task_ids_may_be_the_index() -> None:
     assert metrics(logged(2).set_index(["task_id", "step"]), "loss").get_title() == "loss of 2 tasks"
 
 
+def over_time(count: int, steps: int = 20, zone: str | None = "Asia/Kolkata") -> pd.DataFrame:
+    """The same, told at moments of which no two are alike, from 12:00 UTC on."""
+    frame = logged(count, steps)
+    moments = pd.Timestamp("2026-06-01 12:00") + pd.to_timedelta(np.arange(len(frame)) * 3600 / len(frame), unit="s")
+    index = pd.DatetimeIndex(moments).as_unit("us")
+    frame["logged_at"] = index if zone is None else index.tz_localize("UTC").tz_convert(zone)
+    return frame
+
+
+@pytest.mark.parametrize(("zone", "begin"), [("Asia/Kolkata", "17:30"), (None, "12:00")])
+def test_metrics_over_time_have_an_axis_of_local_times(zone: str | None, begin: str) -> None:
+    ax = metrics(over_time(3, zone=zone), "loss", x="logged_at")
+    figure: Any = ax.figure
+    figure.canvas.draw()
+    assert begin in ticks(ax.xaxis)
+    assert (len(ax.lines), ax.get_xlabel()) == (3, "logged_at")
+    assert ax.xaxis.get_offset_text().get_text().startswith("2026-Jun-01")
+
+
+@pytest.mark.parametrize(("count", "steps", "points"), [(10, 20, 10), (500, 20, 200)])
+def test_the_median_over_time_puts_moments_together(count: int, steps: int, points: int) -> None:
+    ax = metrics(over_time(count, steps), "loss", x="logged_at")
+    median = next(line for line in ax.lines if line.get_label() == "median")
+    assert 0.9 * points <= len(np.ravel(median.get_xdata())) <= points
+
+
+def test_a_metric_that_is_a_time_is_no_number() -> None:
+    with pytest.raises(InvalidArgument, match="y: column 'logged_at' holds no numbers"):
+        metrics(over_time(3), "logged_at")
+
+
 # errors
 
 
