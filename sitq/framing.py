@@ -290,8 +290,8 @@ class Framing(Connected):
         Returns
         -------
         DataFrame
-            Index ``session``; ``name``, ``kind``, ``alive``, ``slots``, ``running`` (tasks), ``lanes``, ``started_at``,
-            ``beat``, ``host``, ``pid`` and ``made_with``.
+            Index ``session``; ``name``, ``kind``, ``alive``, ``slots``, ``running`` (tasks), ``stuck`` (slots),
+            ``lanes``, ``started_at``, ``beat``, ``host``, ``pid`` and ``made_with``.
         """
         from sitq.notebook.records import worker_frame
 

@@ -75,6 +75,7 @@ def glance(path: Path, where: str) -> Glance:
             held=one(queries.HELD.format(condition="1")),
             workers=len(workers),
             slots=sum(worker.concurrency for worker in workers),
+            stuck=sum(worker.stuck for worker in workers),
         )
         batches = connection.execute(f"{queries.BATCHES.format(condition='1')} LIMIT {BATCHES}").fetchall()
         paused = tuple(name for (name,) in connection.execute(PAUSED_LANES).fetchall())

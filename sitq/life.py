@@ -54,7 +54,7 @@ class Life:
         self.name = name
         self.lanes = lanes
         self.loop = asyncio.get_running_loop()
-        self.slots = Slots(backend, executor, serializer, name, self._end_for)
+        self.slots = Slots(backend, executor, serializer, name, self._end_for, self._tell_slots)
         self.gone: Exception | None = None
         self.lingering: asyncio.Task[None] | None = None  # after a grace, while threads still run
         self._concurrency = concurrency
@@ -62,7 +62,6 @@ class Life:
         self._storing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
-        self._telling: asyncio.Task[None] | None = None
         self._given = 0  # slots of the claimer
         self._paused = False
 
@@ -131,8 +130,9 @@ class Life:
         claimer.paused = self._paused
         if not self.slots.stopping:
             self.backend.attach(claimer)
-        if self._given != self._session.row.concurrency:  # it was set meanwhile
-            await self._tell_slots()
+        # Concurrency may have been set meanwhile, and calls of the session before may keep slots.
+        if self._given != self._session.row.concurrency or self.slots.stuck:
+            self._tell_slots()
 
     def _soon(self, what: Callable[[Any], None], argument: Any) -> None:
         """Do something in the worker's loop, from any thread."""
@@ -154,14 +154,18 @@ class Life:
         if more and self.is_running:
             self._given += more
             self.backend.more(self.slots.claimer, more)
-            self._telling = self.loop.create_task(self._tell_slots())
+            self._tell_slots()
 
-    async def _tell_slots(self) -> None:
-        """Say in the session's row how many slots there are, for bars and frames."""
+    def _tell_slots(self) -> None:
+        """Say in the session's row how many slots there are, and how many are stuck, for bars and frames."""
+        if self.is_running:
+            self.slots.spawn(self._store_slots())
+
+    async def _store_slots(self) -> None:
         try:
-            await self.backend.update_session(self._session.number, self._given)
+            await self.backend.update_session(self._session.number, self._given, self.slots.stuck)
         except SitqError as error:
-            log.warning("sitq: the new concurrency of worker %s will not be shown: %s", self.name, error)
+            log.warning("sitq: the slots of worker %s will not be shown as they are: %s", self.name, error)
 
     @property
     def paused(self) -> bool:
@@ -286,7 +290,7 @@ class Life:
     async def _finish(self) -> None:
         await self.slots.finish()
         if not self.loop.is_closed():
-            for task in (self._renewing, self._telling, self._storing):
+            for task in (self._renewing, self._storing):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError, SitqError):

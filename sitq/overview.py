@@ -8,7 +8,6 @@ from datetime import datetime
 
 from sitq.backends.base import Backend
 from sitq.models import Counts
-from sitq.stuck import stuck_slots, stuck_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,6 @@ async def look(backend: Backend, lane: str | None) -> Overview:
     """Look at a lane; None stands for all of them."""
     sessions = [session for session in await backend.sessions() if session.kind == "worker"]
     workers = [session for session in sessions if lane is None or lane in json.loads(session.lanes)]
-    stuck = stuck_slots(backend)
     return Overview(
         at=datetime.now(),
         counts=await backend.counts(lane),
@@ -50,5 +48,18 @@ async def look(backend: Backend, lane: str | None) -> Overview:
         paused=lane is not None and await backend.paused(lane),
         workers=len(workers),
         slots=sum(worker.concurrency for worker in workers),
-        stuck=sum(stuck.get(worker.number, 0) for worker in workers),
+        stuck=sum(worker.stuck for worker in workers),
     )
+
+
+def stuck_words(stuck: int) -> str:
+    """Say so, and what helps.
+
+    Examples
+    --------
+    >>> stuck_words(1)
+    'a thread keeps its slot, though its task was cancelled or timed out; with executor="process" it is stopped'
+    """
+    many = f"{stuck:,} threads keep their slots, though their tasks were"
+    who = "a thread keeps its slot, though its task was" if stuck == 1 else many
+    return f'{who} cancelled or timed out; with executor="process" it is stopped'

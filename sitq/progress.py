@@ -14,11 +14,11 @@ from sitq import clock
 from sitq.batch_rows import Pace, Stop
 from sitq.history import told_stale
 from sitq.models import MICROSECONDS, Counts, FailureGroup
+from sitq.overview import stuck_words
 from sitq.rows import Filter, SessionRow, WaitsFor
 from sitq.rules import goes_on, told
 from sitq.snapshots import Best, RunningTask, Snapshot
 from sitq.stale import remedy_of_stale, stale_needs
-from sitq.stuck import stuck_slots, stuck_words
 
 if TYPE_CHECKING:
     from sitq.batch import Batch
@@ -125,8 +125,7 @@ class Progress:
                 await self._look_closely(counts)
         workers = await self._workers() if counts.left else []
         running = await backend.in_use() if workers else {}
-        threads = stuck_slots(backend) if workers else {}
-        stuck = sum(threads.get(worker.number, 0) for worker in workers)
+        stuck = sum(worker.stuck for worker in workers)
         in_use = stuck + sum(running.get(worker.number, 0) for worker in workers)
         slots = sum(worker.concurrency for worker in workers)
         starved = bool(workers) and in_use >= slots and not counts.processing and counts.pending > held

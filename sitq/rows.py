@@ -322,6 +322,7 @@ class SessionRow(NamedTuple):
     made_with: str  # versions of Python, cloudpickle and sitq
     ended: str | None = None  # None while it lives; "closed" or "died"
     lanes: str = "[]"  # that it serves, JSON
+    stuck: int = 0  # slots that threads keep whose tasks have ended: cancelled or timed out, and nothing stops a thread
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from sitq.models import MICROSECONDS, Counts, to_datetime
 from sitq.overview import Overview, look
 from sitq.recent import Recent
 from sitq.rows import Aged, ResultRow, SessionRow
-from sitq.stuck import stuck_slots
 
 if TYPE_CHECKING:
     from sitq.alerts import Alert
@@ -121,7 +120,8 @@ class Sights:
         running = await backend.running_by_batch(lane)
         batches, batch_count = await backend.newest_batches(lane, False, BATCHES, list(running))
         finished, finished_count = await backend.newest_batches(lane, True, BATCHES)
-        busy = Counter(await backend.in_use()) + Counter(stuck_slots(backend))
+        sessions = await backend.sessions()
+        busy = Counter(await backend.in_use()) + Counter({session.number: session.stuck for session in sessions})
         return Sight(
             where=os.path.basename(backend.where) or backend.where,
             lane=lane,
@@ -137,7 +137,7 @@ class Sights:
             batch_count=batch_count,
             finished_batches=tuple(_batch_sight(row, 0) for row in finished),
             finished_count=finished_count,
-            sessions=self._seen(await backend.sessions(), busy),
+            sessions=self._seen(sessions, busy),
             last_failed=await self._last_failed(overview.counts.failed),
             size_bytes=backend.size_bytes(),
             alerts=queue._alerts_now(),

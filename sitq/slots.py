@@ -55,6 +55,8 @@ class Slots:
     ----------
     gone : callable
         Called with the error once nothing can be stored any more.
+    stuck_changed : callable
+        Called when there are more or fewer slots that threads keep whose tasks have ended.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Slots:
         serializer: Serializer,
         name: str,
         gone: Callable[[Exception], None],
+        stuck_changed: Callable[[], None],
     ):
         self.backend = backend
         self.executor = executor
@@ -79,6 +82,7 @@ class Slots:
         self._claimed: set[int] = set()  # tasks whose function is being fetched
         self._moved = asyncio.Event()  # something ended
         self._gone = gone
+        self._stuck_changed = stuck_changed
         self._unpacker = Unpacker(backend, serializer)
         self.storing = Storing(backend, serializer.number, name, gone, self._moved)
         self._spawned: set[asyncio.Task[None]] = set()
@@ -179,6 +183,11 @@ class Slots:
         except (BackendMoved, QueueClosed) as error:
             self._gone(error)
 
+    @property
+    def stuck(self) -> int:
+        """How many slots threads keep whose tasks have ended."""
+        return sum(running.stuck for running in self.running.values())
+
     # ---- calls end ----
     def delivered(self, outcomes: list[tuple[int, Outcome]], going_down: bool = False) -> None:
         """Take what the executor says has ended.
@@ -191,6 +200,8 @@ class Slots:
         for key, outcome in outcomes:
             running = self.running.pop(key)
             claim = running.claim
+            if running.stuck:
+                self._stuck_changed()
             if self._by_number.get(claim.number) == key:
                 del self._by_number[claim.number]
             if running.timer is not None:
@@ -237,6 +248,7 @@ class Slots:
         self.storing.add(completion)
         if not self.executor.cancel(key):
             running.stuck = True
+            self._stuck_changed()
             log.warning(
                 "sitq: task %s %s, but its thread cannot be stopped: its slot stays taken until the function returns,"
                 " which it may do as soon as sitq.current_task().cancelled is true",

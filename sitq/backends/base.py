@@ -175,8 +175,8 @@ class Backend(ABC):
         """Store a session, and return its number."""
 
     @abstractmethod
-    async def update_session(self, session: int, concurrency: int) -> None:
-        """Store how many slots a session has now."""
+    async def update_session(self, session: int, concurrency: int, stuck: int) -> None:
+        """Store how many slots a session has now, and how many of them threads keep whose tasks have ended."""
 
     @abstractmethod
     async def end(self, session: int) -> None:

@@ -25,10 +25,10 @@ def register(group: Group, sessions: Sequence[SessionRow]) -> list[int]:
     ]
 
 
-def update(group: Group, requests: Sequence[tuple[int, int]]) -> list[None]:
-    """Store how many slots sessions have now."""
-    for session, concurrency in requests:
-        group.execute("UPDATE sessions SET concurrency = ? WHERE number = ?", (concurrency, session))
+def update(group: Group, requests: Sequence[tuple[int, int, int]]) -> list[None]:
+    """Store how many slots sessions have now, and how many of them are stuck."""
+    for session, concurrency, stuck in requests:
+        group.execute("UPDATE sessions SET concurrency = ?, stuck = ? WHERE number = ?", (concurrency, stuck, session))
     return [None] * len(requests)
 
 

@@ -41,7 +41,8 @@ CREATE TABLE sessions (
     started_at INTEGER NOT NULL,
     made_with TEXT NOT NULL,
     ended TEXT,
-    lanes TEXT NOT NULL DEFAULT '["default"]'  -- that a worker serves, JSON
+    lanes TEXT NOT NULL DEFAULT '["default"]',  -- that a worker serves, JSON
+    stuck INTEGER NOT NULL DEFAULT 0  -- slots that threads keep whose tasks have ended
 );
 CREATE INDEX sessions_living ON sessions (number) WHERE ended IS NULL;
 

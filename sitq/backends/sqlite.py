@@ -164,9 +164,9 @@ class SQLiteBackend(Writing):
         """Store a session, and return its number."""
         return await self._open.writer.write(STEER, living.register, session)
 
-    async def update_session(self, session: int, concurrency: int) -> None:
-        """Store how many slots a session has now."""
-        await self._open.writer.write(STEER, living.update, (session, concurrency))
+    async def update_session(self, session: int, concurrency: int, stuck: int) -> None:
+        """Store how many slots a session has now, and how many of them threads keep whose tasks have ended."""
+        await self._open.writer.write(STEER, living.update, (session, concurrency, stuck))
 
     async def end(self, session: int) -> None:
         """End a session; what it has claimed is released."""

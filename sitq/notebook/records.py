@@ -64,6 +64,7 @@ WORKERS: Columns = {
     "alive": ("bool", "whether it runs; of another machine, until its lease is over"),
     "slots": ("int64", "tasks it runs at once; 0 for a queue"),
     "running": ("int64", "tasks it runs now"),
+    "stuck": ("int64", "slots that threads keep whose tasks were cancelled or timed out: nothing stops a thread"),
     "lanes": ("object", "the lanes that it serves, a tuple; empty for a queue"),
     "started_at": ("time", "when it began"),
     "beat": ("int64", "grows by one a second while it lives"),
@@ -134,4 +135,5 @@ def worker_frame(rows: Sequence[SessionRow], dead: Sequence[int], running: Mappi
     given["lanes"] = [tuple(json.loads(row.lanes)) for row in rows]
     given["slots"] = [row.concurrency for row in rows]
     given["running"] = [running.get(row.number, 0) for row in rows]
+    given["stuck"] = [row.stuck for row in rows]
     return table(WORKERS, given, pd.Index([row.number for row in rows], name="session", dtype="int64"))

@@ -43,18 +43,18 @@ async def test_sessions_are_listed_until_they_end(backend: Backend) -> None:
 async def test_a_session_tells_its_slots_and_lanes(backend: Backend) -> None:
     number = await backend.register(session_row()._replace(lanes='["default", "night"]'))
     other = await backend.register(session_row("two"))
-    await backend.update_session(number, 7)
-    assert [(s.number, s.concurrency, s.lanes) for s in await backend.sessions()] == [
-        (number, 7, '["default", "night"]'),
-        (other, 4, "[]"),
+    await backend.update_session(number, 7, 2)
+    assert [(s.number, s.concurrency, s.lanes, s.stuck) for s in await backend.sessions()] == [
+        (number, 7, '["default", "night"]', 2),
+        (other, 4, "[]", 0),
     ]
 
 
 async def test_a_new_number_of_slots_is_seen_by_others(pair: tuple[Backend, Backend]) -> None:
     here, there = pair
     number = await here.register(session_row())
-    await here.update_session(number, 7)
-    assert [s.concurrency for s in await there.sessions()] == [7]
+    await here.update_session(number, 7, 1)
+    assert [(s.concurrency, s.stuck) for s in await there.sessions()] == [(7, 1)]
 
 
 async def test_what_each_session_runs_is_counted(backend: Backend) -> None:
