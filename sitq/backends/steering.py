@@ -9,6 +9,7 @@ from sitq.backends.coding import take_current, take_function
 from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
 from sitq.backends.ruling import forget_stops, let_go, pause_batch
 from sitq.batch_rows import NewVersion
+from sitq.errors import InvalidArgument
 from sitq.models import CANCELLED, CANCELLING, COMPLETED, FAILED, PENDING, Waits
 from sitq.rows import Filter
 
@@ -47,12 +48,22 @@ def cancel(group: Group, filters: Sequence[Filter]) -> list[int]:
     return answers
 
 
+def check_calls(group: Group) -> None:
+    """Refuse to run again what a copy left out: an end that is known would become a failure."""
+    if group.execute("SELECT EXISTS (SELECT 1 FROM functions WHERE length(sealed) = 0)").fetchone()[0]:
+        raise InvalidArgument(
+            "this file is a backup with payloads=False, which has no calls: nothing of it can run again; retry and"
+            " rerun in the database that it was made from"
+        )
+
+
 def retry(group: Group, requests: Sequence[tuple[Filter, NewVersion | None]]) -> list[int]:
     """Put failed and cancelled tasks back to pending with fresh budgets, and with a version's function if one is given.
 
     Those of a batch run its current version, which the given function becomes. What its last map does not ask for is
     not meant.
     """
+    check_calls(group)
     answers = []
     for tasks, version in requests:
         condition, values = where(tasks)
@@ -67,6 +78,7 @@ def retry(group: Group, requests: Sequence[tuple[Filter, NewVersion | None]]) ->
 
 def rerun(group: Group, filters: Sequence[Filter]) -> list[int]:
     """Put completed tasks back to pending; those of a batch run its current version, if its last map asks for them."""
+    check_calls(group)
     answers = []
     for tasks in filters:
         condition, values = where(tasks)

@@ -123,6 +123,12 @@ async def test_of_a_copy_without_payloads_values_and_calls_are_said_to_be_left_o
             _ = result.value
         with pytest.raises(DeserializationError, match=left_out):
             await copy.replay(done)
+        before = await copy.counts()
+        with pytest.raises(InvalidArgument, match=r"a backup with payloads=False, which has no calls: nothing of it"):
+            await copy.rerun(done)
+        with pytest.raises(InvalidArgument, match=r"a backup with payloads=False"):
+            await copy.retry(await copy.to_frame())
+        assert await copy.counts() == before
 
 
 async def test_what_runs_is_held_in_a_copy_without_payloads(queue: sitq.TaskQueue, tmp_path: Path) -> None:
