@@ -54,6 +54,11 @@ def traceback_text(error: BaseException, trace: TracebackType | None, most: int)
     return clean(_FRAME.sub(label, text), most)
 
 
+def label_cells(text: str) -> str:
+    """Name the cells in a stack that another process wrote."""
+    return _FRAME.sub(lambda found: find_cell(found[1]).label, text)
+
+
 def clean(text: str, most: int) -> str:
     """Make any text storable: no NUL, no lone surrogates, cut in the middle."""
     if len(text) > most:

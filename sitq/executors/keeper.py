@@ -23,7 +23,7 @@ from sitq.call import Call, Outcome, failed
 from sitq.errors import RunnerFailed, SerializationError, TaskOutOfMemory
 from sitq.executors import surroundings
 from sitq.executors.frames import Message, receive, report_of, send
-from sitq.executors.outside import Overheard, how_ended, memory_of
+from sitq.executors.outside import Overheard, crash_of, how_ended, memory_of
 from sitq.reports import Report
 from sitq.serialization import CloudpickleSerializer, Serializer
 
@@ -32,7 +32,7 @@ log = logging.getLogger("sitq")
 # The runner finds its modules where the worker does, sitq among them.
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    " from sitq.executors.runner import main; parent = int(sys.argv[2]); sys.argv[1:] = []; main(parent)"
+    " from sitq.executors.runner import main; given = map(int, sys.argv[2:]); sys.argv[1:] = []; main(*given)"
 )
 MEMORY_S = 0.1  # between two looks at a runner's memory
 REST = 20  # … but so many times as long as a look took
@@ -86,6 +86,7 @@ class Keeper:
         self._place: surroundings.Place = ([], None)  # where it stands
         self._reloads = 0  # of modules, before it started
         self._to_runner = self._from_runner = -1  # descriptors of its pipes
+        self._crash = -1  # … and of the one for its stack
         self._lock = threading.Lock()
         self._key: int | None = None  # the call that runs
         self._killed: str | Exception | None = None  # why this call was killed
@@ -153,19 +154,26 @@ class Keeper:
         except Exception as error:  # no message of ours: a task wrote into the pipe
             self._bury()
             return failed(RunnerFailed(f"the runner process said what makes no sense: {error!r}"), None, None, skip=0)
-        return self._died()
+        return self._died(call)
 
-    def _died(self) -> Outcome:
-        """Tell how a call ended whose process is gone."""
+    def _died(self, call: Call) -> Outcome:
+        """Tell how a call ended whose process is gone, and with which words it went."""
         with self._lock:
             self._key = None
             killed = self._killed
+        last, where = "", ""
+        if self._process is not None and killed is None:
+            last = self._overheard.text() if self._overheard is not None else ""
+            stack, where = crash_of(self._crash)
+            last += stack
+        _hear(call, last)
         code = self._bury()
         if killed == CANCELLED:
             return Outcome(False, was_cancelled=True)
         if isinstance(killed, Exception):
             return failed(killed, None, None, skip=0)
-        return Outcome(False, error_type="WorkerDied", error=f"the runner process {how_ended(code)}", was_lost=True)
+        told = f"the runner process {how_ended(code)}{f' in {where}' if where else ''}"
+        return Outcome(False, error_type="WorkerDied", error=told, was_lost=True)
 
     # ---- talking ----
     def _give(self, call: Call) -> None:
@@ -274,7 +282,9 @@ class Keeper:
 
     def _start(self, quiet: bool) -> subprocess.Popen[bytes]:
         while True:
+            crash = -1
             try:
+                self._crash, crash = os.pipe()
                 return subprocess.Popen(
                     [
                         sys.executable,
@@ -282,6 +292,7 @@ class Keeper:
                         PROGRAM,
                         json.dumps(self._place[0]),
                         str(os.getpid()),
+                        str(crash),
                     ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -289,12 +300,22 @@ class Keeper:
                     bufsize=0,
                     start_new_session=True,
                     env=surroundings.environment(self._threads()),
+                    pass_fds=(crash,),
                 )
-            except OSError as error:  # no memory or no processes left: for now, perhaps
+            except OSError as error:  # no memory, descriptors or processes left: for now, perhaps
+                self._close_crash()
                 if self._killed is not None:
                     raise
                 log.warning("sitq: no runner process can be started, will try again: %s", error)
                 time.sleep(AGAIN_S)
+            finally:
+                if crash >= 0:
+                    os.close(crash)
+
+    def _close_crash(self) -> None:
+        crash, self._crash = self._crash, -1
+        if crash >= 0:
+            os.close(crash)
 
     def _kill_group(self) -> None:
         """Kill the process and its group. It was not waited for yet, so the number is still its own."""
@@ -325,6 +346,7 @@ class Keeper:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+        self._close_crash()
         return process.wait()
 
 

@@ -1,13 +1,19 @@
-"""What a runner process shows from outside: what is written there past Python's streams, its memory, how it ended."""
+"""What a runner process shows from outside: what it writes past Python's streams, its memory, how and where it died."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 import signal
 from contextlib import suppress
 from typing import NamedTuple
 
+from sitq import tracebacks
+from sitq.failures import origin_of
+
+_FRAME = re.compile(r'  File "(?P<path>[^"]*)", line \d+ in ')
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 MOST = 1 << 20  # bytes at once; a pipe holds 64 kB, if nobody enlarged it
 
 
@@ -90,3 +96,33 @@ def how_ended(code: int) -> str:
         name = f"signal {-code}"
     memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
     return f"was killed by {name}{memory}"
+
+
+class Crash(NamedTuple):
+    """What a process wrote as it crashed; two empty texts if it ended otherwise."""
+
+    stack: str  # from the call that crashed up to the task's function
+    where: str  # the deepest frame of the user's own code
+
+
+def crash_of(descriptor: int) -> Crash:
+    """Read what a process wrote there that is dead; a process that it started may hold the pipe open."""
+    os.set_blocking(descriptor, False)
+    try:
+        written = os.read(descriptor, 1 << 16).decode("utf-8", "replace")  # a hundred frames
+    except BlockingIOError:
+        written = ""
+    kept: list[str] = []
+    frames: list[str] = []
+    for line in written.splitlines():
+        found = _FRAME.match(line)
+        if (found is not None and found["path"].startswith(_OURS)) or (frames and found is None):
+            break  # how the task was called, and which modules are loaded
+        kept.append(line)
+        frames += [line] if found is not None else []
+    if not kept:
+        return Crash("", "")
+    stack = tracebacks.label_cells("\n".join(kept))
+    calls = [re.sub(r"(, line \d+) in ", r"\1, in ", line) for line in stack.splitlines() if ", line " in line]
+    origin = origin_of("\n".join(["Traceback (most recent call last):", *reversed(calls)]))
+    return Crash(f"{stack}\n", "" if origin is None else str(origin))

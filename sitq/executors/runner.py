@@ -8,6 +8,7 @@ kernel forked may hold the pipe open.
 from __future__ import annotations
 
 import contextvars
+import faulthandler
 import os
 import queue
 import select
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from sitq import tracebacks
 from sitq.call import Call, Loader, Outcome, Unavailable, run
@@ -27,28 +28,33 @@ from sitq.reports import Gathered, Report
 from sitq.serialization import CloudpickleSerializer, Serializer
 
 LOOK_MS = 500
-TELL_S = 0.05  # between two messages of what a task tells
+TELL_S = 0.05  # between two messages of a task that tells much
+AT_ONCE = 20  # messages that are sent at once, and one more for each TELL_S
 PR_SET_PDEATHSIG = 1
+
+_exit = os._exit
 
 
 class Telling:
-    """Sends what a call tells: the first at once, the rest together twenty times a second, a checkpoint at once again.
+    """Sends what a call tells at once, and what a tight loop tells together, twenty times a second.
 
-    So a tight loop that logs costs little, and what a process that dies said last is not lost.
+    So such a loop costs little, and what a process said before it died is not lost.
     """
 
     def __init__(self, send: Callable[..., None]):
         self._send = send
         self._gathered = Gathered()
-        self._sent = 0.0
+        self._room, self._filled = float(AT_ONCE), time.monotonic()  # for messages at once
         self._waiting = self._over = False
         self._lock = threading.Lock()  # reports stay in order
 
     def take(self, report: Report) -> None:
         """Take a report, from any thread."""
         self._gathered.add(report)
-        whole = not report.output or report.output[-1][1].endswith("\n")  # print() writes a line in two pieces
-        if report.checkpoint is not None or (whole and time.monotonic() - self._sent > TELL_S):
+        now = time.monotonic()
+        self._room, self._filled = min(AT_ONCE, self._room + (now - self._filled) / TELL_S), now
+        if report.checkpoint is not None or self._room >= 1:
+            self._room = max(0.0, self._room - 1)
             self.flush()
         elif not self._waiting:
             self._waiting = True
@@ -60,7 +66,6 @@ class Telling:
         """Send what was told. Once the call is over, nothing more is: it would be taken for the next one's."""
         with self._lock:
             self._waiting = False
-            self._sent = time.monotonic()
             report = self._gathered.take()
             if report is not None and not self._over:
                 self._send("told", report)
@@ -89,6 +94,7 @@ class Runner:
         self._loader = Loader()
         self._serializer: Serializer = CloudpickleSerializer()
         self._loop: Any = None  # an asyncio.Runner, once a coroutine comes
+        self._telling: Telling | None = None  # of the call that runs
 
     def work(self) -> None:
         """Run calls until the worker says that it was the last."""
@@ -152,7 +158,7 @@ class Runner:
             self._serializer = CloudpickleSerializer().loads(serializer)
         if function is None and not self._loader.knows(digest):  # it was forgotten
             function = self.ask("function")
-        telling = Telling(self.tell)
+        telling = self._telling = Telling(self.tell)
         attempt = Attempt(facts_of(facts), self._serializer, telling.take)
         if attempt.facts().quiet:  # a kernel's, where display() is a builtin
             provide()
@@ -174,6 +180,12 @@ class Runner:
         telling.flush(over=True)
         flush_c()
         self.tell("done", *[getattr(outcome, name) for name in Outcome.__slots__])
+
+    def exit(self, status: int) -> NoReturn:
+        """End this process as ``os._exit`` does, which calls no handlers; what a task told is sent."""
+        if self._telling is not None:
+            self._telling.flush()
+        _exit(status)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the loop of this process, which is the same for all calls.
@@ -245,10 +257,37 @@ def die_with_parent(parent: int) -> None:
         die()
 
 
-def main(parent: int) -> None:
-    """Run calls for a worker, whose pipes are stdin and stdout."""
+def tell_crash(pipe: int) -> None:
+    """Write the stack of a crash there: by a segmentation fault, ``abort()`` and their kin.
+
+    Stderr would not do: in a script it is the worker's, and no task would have it.
+    """
+    os.set_inheritable(pipe, False)
+    faulthandler.enable(pipe, all_threads=False)
+
+    def forked() -> None:
+        faulthandler.enable(2)  # what a task forks is another process
+        os.close(pipe)
+
+    os.register_at_fork(after_in_child=forked)
+
+
+def last_words(runner: Runner) -> None:
+    """Let a task that leaves by ``os._exit`` tell what it told, but none of the processes that it forks."""
+
+    def forked() -> None:
+        os._exit = _exit
+
+    os._exit = runner.exit
+    os.register_at_fork(after_in_child=forked)
+
+
+def main(parent: int, crash: int) -> None:
+    """Run calls for a worker, whose pipes are stdin and stdout; a third one takes the stack of a crash."""
+    tell_crash(crash)
     inbox, outbox = take_pipes()
     die_with_parent(parent)
     runner = Runner(inbox, outbox, parent)
+    last_words(runner)
     tracebacks.find_cell = lambda name: tracebacks.Cell(*runner.ask("cell", name))
     runner.work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hashlib
 import importlib
 import linecache
@@ -294,7 +295,7 @@ async def test_a_fixed_object_is_fetched_and_decoded_once_for_each_process(
 
     def load(digest: bytes) -> bytes:
         loaded.append((digest, threading.current_thread().name))
-        return SERIALIZER.dumps([1, 2, 3])
+        return SERIALIZER.dumps(np.array([1, 2, 3]))  # the same object for all, where each has a list of its own
 
     for key in range(3):
         executor.submit(key, call(total, fixed={"x": b"X"}, load=load))
@@ -430,7 +431,7 @@ async def test_what_a_task_tells_is_heard_while_it_runs(
 ) -> None:
     @by_value
     def tell_and_wait(go: str) -> None:
-        for i in range(3):
+        for i in range(100):
             current_task().progress(i)  # the last ones come so soon after the first that they are sent together
         runners.hold(f"{go}-begun", go)
 
@@ -439,7 +440,7 @@ async def test_what_a_task_tells_is_heard_while_it_runs(
 
     def tell(report: Report) -> None:
         heard.append(report)
-        if report.progress == Progress(2):
+        if report.progress == Progress(99):
             last.set()
 
     go = str(tmp_path / "go")
@@ -561,6 +562,114 @@ async def test_the_last_words_of_a_crash_are_the_tasks(executor: ProcessExecutor
 
 
 # ---- ends ----
+CRASHES: dict[str, Callable[[], object]] = {
+    "SIGSEGV": lambda: ctypes.string_at(0),
+    "SIGABRT": os.abort,
+}
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["a script", "a kernel"])
+@pytest.mark.parametrize("how", CRASHES)
+async def test_the_stack_of_a_crash_is_the_tasks(
+    how: str, quiet: bool, executor: ProcessExecutor, delivered: Delivered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"/tmp/ipykernel_{os.getpid()}/78.py"
+    scope: dict[str, Any] = {"__name__": "__main__", "leave": CRASHES[how]}
+    exec(compile("def inner():\n    leave()\n\ndef crash():\n    inner()\n", name, "exec"), scope)
+    gathered = Gathered()
+    facts = QUIET._replace(quiet=quiet)
+    executor.submit(1, call(scope["crash"], attempt=Attempt(facts, SERIALIZER, gathered.add)))
+    outcome = await delivered.one(1)
+    assert outcome.was_lost
+    assert (outcome.error or "").startswith(f"the runner process was killed by {how} in ")
+    report = gathered.take()
+    assert report is not None
+    text = "".join(text for _, text in report.output)
+    assert text.startswith("Fatal Python error: ")
+    assert text.endswith('  File "<notebook>", line 2 in inner\n  File "<notebook>", line 5 in crash\n')
+    executor.submit(2, call(os.getpid))
+    await delivered.value(2)  # another process takes its place
+
+
+async def test_a_crash_of_a_process_that_a_task_forked_is_not_its_own(
+    executor: ProcessExecutor, delivered: Delivered
+) -> None:
+    @by_value
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            os.abort()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    executor.submit(1, call(fork))
+    assert await delivered.value(1) == -signal.SIGABRT
+    gathered = Gathered()
+    executor.submit(2, call(os.kill, 0, signal.SIGKILL, attempt=Attempt(QUIET, SERIALIZER, gathered.add)))
+    assert (await delivered.one(2)).error == (
+        "the runner process was killed by SIGKILL, as the system does when memory runs out"
+    )
+    assert gathered.take() is None
+
+
+LAST: dict[str, Callable[[], object]] = {"exit": lambda: os._exit(3), **CRASHES}
+
+
+@pytest.mark.parametrize("how", LAST)
+async def test_what_a_task_tells_right_before_its_process_ends_is_told(
+    how: str, executor: ProcessExecutor, delivered: Delivered
+) -> None:
+    @by_value
+    def leave(last: Callable[[], object]) -> None:
+        task = current_task()
+        print("begun")
+        task.note("a note")
+        task.log(loss=0.5)
+        task.progress(2, 3)
+        print("half a line", end="")
+        last()
+
+    gathered = Gathered()
+    executor.submit(1, call(leave, LAST[how], attempt=Attempt(Facts("an id", 1), SERIALIZER, gathered.add)))
+    assert (await delivered.one(1)).was_lost
+    report = gathered.take()
+    assert report is not None
+    assert "".join(text for stream, text in report.output if stream == "stdout") == "begun\nhalf a line"
+    assert (report.notes, report.progress) == ({"note": "a note"}, Progress(2, 3))
+    assert [(metric.name, metric.value) for metric in report.metrics] == [("loss", 0.5)]
+
+
+async def test_who_leaves_by_exit_has_told_everything_however_much(
+    executor: ProcessExecutor, delivered: Delivered
+) -> None:
+    @by_value
+    def leave() -> None:
+        for i in range(1000):
+            current_task().log(i=i)
+        os._exit(3)
+
+    gathered = Gathered()
+    executor.submit(1, call(leave, attempt=Attempt(Facts("an id", 1), SERIALIZER, gathered.add)))
+    assert (await delivered.one(1)).error == "the runner process ended with exit code 3"
+    report = gathered.take()
+    assert report is not None
+    assert [metric.value for metric in report.metrics] == list(range(1000))
+
+
+async def test_a_tight_loop_sends_few_messages(executor: ProcessExecutor, delivered: Delivered) -> None:
+    @by_value
+    def tell() -> float:
+        began = time.monotonic()
+        for i in range(10_000):
+            current_task().progress(i)
+        return time.monotonic() - began
+
+    heard: list[Report] = []
+    executor.submit(1, call(tell, attempt=Attempt(Facts("an id", 1), SERIALIZER, heard.append)))
+    took_s = await delivered.value(1)
+    assert len(heard) <= 25 + 2 * took_s / 0.05
+    assert heard[-1].progress == Progress(9999)
+
+
 async def test_a_cancel_kills_the_process_and_what_it_started(
     executor: ProcessExecutor, delivered: Delivered, tmp_path: Path
 ) -> None:
