@@ -212,7 +212,7 @@ class Framing(Connected):
         from sitq.notebook.over_time import FIELDS, series_frame, times_frame
 
         times = times_frame(await self._columns(Filter(lane=self.lane), FIELDS))
-        return series_frame(times, every_s, window_s)
+        return series_frame(times, every_s, window_s, superseded=await self.backend.superseded(self.lane))
 
     @reader("df = await queue.attempts(task_id)")
     async def attempts(self, selection: Any) -> pd.DataFrame:

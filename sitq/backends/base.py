@@ -475,6 +475,13 @@ class Backend(ABC):
         """Return all attempts of a task, or of several in order of their numbers, oldest first."""
 
     @abstractmethod
+    async def superseded(self, lane: str | None) -> list[tuple[int, int, int | None]]:
+        """Return when attempts that others followed began and ended, and when their tasks were let run again.
+
+        That is None where the task had not ended with the attempt, and so was pending again at once.
+        """
+
+    @abstractmethod
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
         """Count tasks by state; its cost does not depend on how many there are."""
 

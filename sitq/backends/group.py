@@ -269,18 +269,27 @@ def payload(group: Group, task: int, kind: int) -> bytes:
     return bytes(row[0]) if row else b""
 
 
-def keep_attempt(group: Group, number: int, ended: str, c: Completion | None = None) -> None:
-    """Copy the present attempt of a task into the attempts, since another one follows."""
+def keep_attempt(
+    group: Group, number: int, ended: str, c: Completion | None = None, again_at: int | None = None
+) -> None:
+    """Copy the present attempt of a task into the attempts, since another one follows.
+
+    Parameters
+    ----------
+    again_at : int, optional
+        When the task was let run again, if it had ended with this attempt.
+    """
     group.execute(
-        "INSERT OR IGNORE INTO attempts (task, attempt, ended, session, started_at, finished_at, duration_s,"
-        " error_type, error, traceback, value)"
-        " SELECT number, attempt, ?, session, coalesce(?, started_at), coalesce(finished_at, ?),"
+        "INSERT OR IGNORE INTO attempts (task, attempt, ended, session, started_at, finished_at, again_at,"
+        " duration_s, error_type, error, traceback, value)"
+        " SELECT number, attempt, ?, session, coalesce(?, started_at), coalesce(finished_at, ?), ?,"
         " coalesce(?, duration_s), coalesce(?, error_type), coalesce(?, error), coalesce(?, traceback), value"
         " FROM tasks WHERE number = ? AND attempt > 0",
         (
             ended,
             c.started_at if c else None,
             group.now,
+            again_at,
             c.duration_s if c else None,
             c.error_type if c else None,
             c.error if c else None,
@@ -310,7 +319,7 @@ def back_to_pending(
     """
     rows = group.execute(f"SELECT number, lane, batch, state FROM tasks WHERE {condition}", values).fetchall()
     for number, lane, batch, state in rows:
-        keep_attempt(group, number, STATES[state].value)
+        keep_attempt(group, number, STATES[state].value, again_at=group.now)
         group.count(lane, batch, state, -1)
     numbers = sorted(row[0] for row in rows)
     listed = json.dumps(numbers)

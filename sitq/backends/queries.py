@@ -168,6 +168,13 @@ WHERE state <> 0 AND attempt > 0
 ORDER BY 1, 2
 """
 
+SUPERSEDED = """
+SELECT max(attempts.started_at, enqueued_at), attempts.finished_at, again_at
+FROM attempts CROSS JOIN tasks ON tasks.number = task
+WHERE attempts.started_at IS NOT NULL AND attempts.finished_at IS NOT NULL
+    AND (?1 IS NULL OR lane = (SELECT number FROM lanes WHERE name = ?1))
+"""
+
 # The highest number ever given to a task.
 LAST_TASK = """
 SELECT max(coalesce((SELECT max(number) FROM tasks), 0), (SELECT value FROM meta WHERE name = 'last_deleted'))

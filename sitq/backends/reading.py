@@ -190,6 +190,10 @@ class Reading(Backend):
         listed = json.dumps([numbers] if isinstance(numbers, int) else list(numbers))
         return list(map(AttemptRow._make, await self._open.read(queries.ATTEMPTS, (listed,))))
 
+    async def superseded(self, lane: str | None) -> list[tuple[int, int, int | None]]:
+        """Return when attempts that others followed began and ended, and when their tasks were let run again."""
+        return await self._open.read(queries.SUPERSEDED, (lane,))
+
     async def counts(self, lane: str | None = None, batch: int | None = None) -> Counts:
         """Count tasks by state."""
         return queries.to_counts((await self._open.read(*queries.counts(lane, batch)))[0])

@@ -193,6 +193,7 @@ CREATE TABLE attempts (
     session INTEGER,
     started_at INTEGER,
     finished_at INTEGER,
+    again_at INTEGER,  -- when its task was let run again, that had ended with it; NULL: it had not
     duration_s REAL,
     error_type TEXT,
     error TEXT,

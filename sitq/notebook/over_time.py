@@ -15,7 +15,10 @@ from sitq.notebook.tables import Columns, local_zone, table, typed
 
 #: Every column: its dtype and what it says. The index is ``time``, the beginning of an interval.
 COLUMNS: Columns = {
-    "depth": ("int64", "pending tasks at the end of the interval, also scheduled, held and blocked ones"),
+    "depth": (
+        "int64",
+        "pending tasks at the end of the interval, also scheduled, held and blocked ones",
+    ),
     "running": ("int64", "tasks that ran at the end of the interval"),
     "throughput": ("float64", "completions a second"),
     "error_rate": ("float64", "failed / (completed + failed), 0..1; NaN where none of them ended"),
@@ -35,11 +38,15 @@ def times_frame(given: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 
 
 def series_frame(
-    frame: pd.DataFrame, every_s: float | None = None, window_s: float | None = None, now: datetime | None = None
+    frame: pd.DataFrame,
+    every_s: float | None = None,
+    window_s: float | None = None,
+    now: datetime | None = None,
+    superseded: Sequence[tuple[int, int, int | None]] = (),
 ) -> pd.DataFrame:
     """Tell a frame of tasks as a series, one row per interval.
 
-    Of each task its last attempt counts: between earlier ones it is told as pending.
+    Each task counts once among those that ended, as its last attempt did.
 
     Parameters
     ----------
@@ -51,6 +58,9 @@ def series_frame(
         Only the last seconds; by default from the first task on, to the last end, or to now if some have not ended.
     now : datetime, optional
         Naive is local time; None stands for this moment.
+    superseded : sequence of (int, int, int or None)
+        In µs since 1970, of each attempt that another one followed: when it began, when it ended, and when its task was
+        let run again, if it had ended with that. Without these it is told as pending from the first to the last.
 
     Returns
     -------
@@ -88,6 +98,10 @@ def series_frame(
     over = np.where(final, finished, np.inf)
     pending = _until(enqueued, ends) - _until(np.maximum(left, enqueued), ends)
     running = _until(started[ran], ends) - _until(np.maximum(over, started)[ran], ends)
+    began, ended, again = np.array(superseded, dtype=float).reshape(-1, 3).T
+    waits = np.fmax(np.maximum(began, ended), again)  # from when on it was pending once more
+    pending = np.maximum(pending - _until(began, ends) + _until(waits, ends), 0)  # clocks may disagree
+    running = running + _until(began, ends) - _until(np.maximum(began, ended), ends)
     completed, failed = (_within(finished[final & (status == state)], edges) for state in ("completed", "failed"))
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = failed / (completed + failed)

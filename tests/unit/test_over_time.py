@@ -14,7 +14,7 @@ import sitq
 from sitq.errors import InvalidArgument
 from sitq.notebook.over_time import COLUMNS, FEW, series_frame
 from sitq.notebook.tables import local_zone
-from tests.stage import LONG_S, Stage, hold, quick
+from tests.stage import LONG_S, Stage, fail, hold, quick
 from tests.unit.test_stats import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, at, tasks
 
 ROUND = 20  # s from T0 to a round minute
@@ -61,6 +61,17 @@ def test_a_task_between_two_attempts_is_pending() -> None:
     made = series({"state": PENDING, "start": 5, "run": 2}, every_s=20, now=30)
     assert made["depth"].tolist() == [1, 1]
     assert made["running"].tolist() == [0, 0]
+
+
+def test_a_task_that_has_failed_is_pending_from_its_retry_on() -> None:
+    first, second = (int(at(start).timestamp() * 1_000_000) for start in (5, 45))
+    earlier = [(first, first + 10_000_000, int(at(35).timestamp() * 1_000_000)), (second, second + 10_000_000, None)]
+    made = series({"state": COMPLETED, "start": 65, "run": 10}, every_s=10, superseded=earlier)
+    assert made["depth"].tolist() == [0, 0, 0, 1, 0, 1, 0, 0], (
+        "it ran to 15, failed, waited from 35 to 45 and from 55 on"
+    )
+    assert made["running"].tolist() == [1, 0, 0, 0, 1, 0, 1, 0]
+    assert made["throughput"].sum() > 0
 
 
 def test_a_task_cancelled_before_it_started_waits_no_more() -> None:
@@ -145,6 +156,27 @@ async def test_the_series_of_a_queue_is_that_of_its_frame(queue: sitq.TaskQueue,
     assert len(await queue.series(window="1m")) <= FEW
     with pytest.raises(sitq.SitqError, match="every must be"):
         await queue.series(every="soon")
+
+
+async def test_a_failed_task_of_a_queue_is_no_depth_until_it_is_retried(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        task = await queue.options(retry=sitq.RetryPolicy(retries=1, delay=0.3)).enqueue(fail)
+        await queue.get_result(task)
+        await asyncio.sleep(0.4)
+        await queue.retry(task)
+        await queue.get_result(task)
+        made = await queue.series(every=0.1)
+    first, second, _ = await queue.backend.superseded(None)
+    assert first[2] is None, "by its own retry it was pending at once"
+    assert second[2] is not None
+
+    def within(begin: int, end: int) -> pd.Series[int]:
+        ends = made.index + pd.Timedelta("0.1s")
+        low, high = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (begin, end))
+        return made["depth"][(ends > low) & (ends < high)]
+
+    assert within(first[1], second[0]).tolist() in ([1, 1], [1, 1, 1])
+    assert set(within(second[1], second[2])) == {0}
 
 
 def test_at_is_a_round_minute() -> None:
