@@ -310,3 +310,13 @@ class Life:
 def same_store(one: Backend, other: Backend) -> bool:
     """Whether two backends are of one database."""
     return one is other or (one.where == other.where and one.where != ":memory:")
+
+
+def trouble(backend: Backend) -> str | None:
+    """Say why workers of this process cannot store what has ended; None if they can."""
+    for life in list(lives):
+        storing = life.slots.storing
+        if storing.trouble is not None and life.is_running and same_store(life.backend, backend):
+            results = f"{storing.unsaved:,} results" if storing.unsaved != 1 else "1 result"
+            return f"{results} cannot be stored: {storing.trouble}. Kept in memory, and tried again each second"
+    return None

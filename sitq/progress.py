@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sitq import clock
 from sitq.batch_rows import Pace, Stop
 from sitq.history import told_stale
+from sitq.life import trouble
 from sitq.models import MICROSECONDS, Counts, FailureGroup
 from sitq.overview import stuck_words
 from sitq.rows import Filter, SessionRow, WaitsFor
@@ -294,6 +295,8 @@ class Progress:
         if counts.pending > held and not counts.processing and has_workers:
             waits = await self._batch.queue.backend.waits_for(self._batch.batch_number)
             found += [words_of(one, clock.now_us()) for one in waits]
+        if (why := trouble(self._batch.queue.backend)) is not None:
+            found.append(why)
         if stuck:
             found.append(stuck_words(stuck))
         elif starved:

@@ -38,6 +38,7 @@ class Storing:
         self.ended = 0
         self.rejected = 0  # completions that came too late
         self.freed = 0  # slots
+        self.trouble: str | None = None  # why nothing could be stored when it was last tried
         self._backend = backend
         self._name = name
         self._gone = gone
@@ -102,11 +103,14 @@ class Storing:
             if not isinstance(error, SitqError) or isinstance(error, BackendMoved | QueueClosed):
                 raise
             # Finished work is kept in memory and stored as soon as the store takes it; meanwhile no claims.
-            log.warning("sitq: worker %s cannot store results, will try again: %s", self._name, error)
+            if str(error) != self.trouble:  # else it was said a second ago
+                log.warning("sitq: worker %s cannot store results, will try again: %s", self._name, error)
+            self.trouble = str(error)
             if claimer is self._claimer:
                 self.freed += freed
             await asyncio.sleep(AGAIN_S)
         else:
+            self.trouble = None
             for completion, counts in zip(completions, accepted, strict=True):
                 if not counts:
                     self.reject(completion.claim)

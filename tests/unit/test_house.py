@@ -158,7 +158,7 @@ STANDS_ON = {
     "building": ("versions", "errors"),
     "stale": ("backends.base", "saying"),
     "history": ("batch_rows", "stale", "versions"),
-    "progress": ("snapshots", "history", "rules", "clock", "overview"),
+    "progress": ("snapshots", "history", "rules", "clock", "overview", "life"),
     "ordered": ("refs", "saying"),
     "gathering": (
         "ordered",

@@ -35,7 +35,7 @@ from sitq.errors import (
     WrongEventLoop,
 )
 from sitq.executors.local import LocalExecutor
-from sitq.session import judged
+from sitq.session import _heart_of, judged
 from sitq.unpacking import Unpacker
 from tests.stage import LONG_S, Stage, fail, fail_in_loop, hold, hold_in_loop, note, quick, quick_in_loop
 
@@ -55,7 +55,7 @@ async def run(queue: sitq.TaskQueue, func: Callable[..., Any], *args: Any) -> si
 
 @pytest.fixture
 def again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in map(importlib.import_module, ("sitq.slots", "sitq.life", "sitq.unpacking")):
+    for module in map(importlib.import_module, ("sitq.slots", "sitq.life", "sitq.storing", "sitq.unpacking")):
         monkeypatch.setattr(module, "AGAIN_S", 0.001)
 
 
@@ -697,7 +697,31 @@ async def test_outcomes_are_kept_and_stored_when_the_store_takes_them_again(
         assert [(await done(queue, i)).value for i in (first, second)] == [0, 1]
     assert states == [("processing", "pending")] * 2, "no claims meanwhile"
     assert stage.seen == [0, 1], "kept, and not run again"
-    assert caplog.text.count("cannot store results, will try again: not now") == 2
+    assert caplog.text.count("cannot store results, will try again: not now") == 1, "said once"
+
+
+@pytest.mark.usefixtures("again_at_once")
+async def test_a_bar_tells_of_results_that_cannot_be_stored_until_they_are(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, failed, full = queue.backend.complete, asyncio.Event(), True
+
+    async def failing(*args: Any) -> Any:
+        if full:
+            failed.set()
+            raise BackendFull("the disk is full")
+        return await complete(*args)
+
+    monkeypatch.setattr(queue.backend, "complete", failing)
+    async with sitq.Worker(queue.backend):
+        batch = await queue.map(quick, [1])
+        await asyncio.wait_for(failed.wait(), LONG_S)
+        await asyncio.sleep(0)
+        (warning,) = (await batch._progress.look()).warnings
+        assert warning.startswith("1 result cannot be stored: the disk is full. Kept in memory")
+        full = False
+        assert await batch.values() == [1]
+        assert (await batch._progress.look()).warnings == ()
 
 
 def fixed_value(*, value: Any) -> Any:
@@ -857,6 +881,8 @@ async def test_a_worker_that_cannot_store_since_its_file_is_gone_says_how_many_r
     async with sitq.Worker(doomed.backend) as worker:
         await doomed.enqueue(hold)
         await stage.begun()
+        for session in _heart_of(doomed.backend)._sessions:
+            session.lost = lambda error: None  # else a beat in between may tell of it first
         delete(doomed)
         stage.let_go()
         await asyncio.wait_for(worker.stop(), LONG_S / 2)
