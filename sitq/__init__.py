@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from sitq.building import once as once
     from sitq.current import current_task as current_task
     from sitq.distributions import loguniform as loguniform
+    from sitq.errors import BatchPaused as BatchPaused
     from sitq.errors import CodeChanged as CodeChanged
     from sitq.errors import Interrupted as Interrupted
     from sitq.errors import SitqError as SitqError
     from sitq.errors import StaleResults as StaleResults
     from sitq.errors import TaskFailed as TaskFailed
     from sitq.errors import TaskNotFound as TaskNotFound
+    from sitq.errors import TaskTimeout as TaskTimeout
     from sitq.executors.process import ProcessExecutor as ProcessExecutor
     from sitq.feeding import items as items
     from sitq.grids import grid as grid
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Backend": "backends.base",
     "Batch": "batch",
+    "BatchPaused": "errors",
     "CloudpickleSerializer": "serialization",
     "CodeChanged": "errors",
     "Counts": "models",
@@ -70,6 +73,7 @@ _HOME = {
     "TaskFailed": "errors",
     "TaskNotFound": "errors",
     "TaskQueue": "queue",
+    "TaskTimeout": "errors",
     "Worker": "worker",
     "current_task": "current",
     "grid": "grids",
@@ -88,6 +92,7 @@ _HOME = {
 __all__ = [  # found by __getattr__
     "Backend",
     "Batch",
+    "BatchPaused",
     "CloudpickleSerializer",
     "CodeChanged",
     "Counts",
@@ -106,6 +111,7 @@ __all__ = [  # found by __getattr__
     "TaskFailed",
     "TaskNotFound",
     "TaskQueue",
+    "TaskTimeout",
     "Worker",
     "by_value",
     "current_task",

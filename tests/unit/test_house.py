@@ -291,6 +291,7 @@ REACH_THE_NOTEBOOK_LAZILY = {
 PUBLIC_NAMES = [
     "Backend",
     "Batch",
+    "BatchPaused",
     "CloudpickleSerializer",
     "Counts",
     "Interrupted",
@@ -307,6 +308,7 @@ PUBLIC_NAMES = [
     "TaskFailed",
     "TaskNotFound",
     "TaskQueue",
+    "TaskTimeout",
     "Worker",
     "current_task",
     "grid",
