@@ -81,7 +81,8 @@ def goes_on(stop: Stop) -> str:
     """Say in a few words what lets a batch go on that has paused itself."""
     if stop.why == RETRIED:
         return "`await batch.resume()` lets it go"
-    return "`await batch.retry()` runs the failures again, `await batch.resume()` the rest"
+    rest = "the rest, which such failures do not pause again" if paused_by(stop) else "the rest"
+    return f"`await batch.retry()` runs the failures again, `await batch.resume()` {rest}"
 
 
 def remedy(stop: Stop) -> str:

@@ -155,7 +155,8 @@ async def test_failures_that_are_all_alike_pause_a_batch(queue: sitq.TaskQueue, 
     assert "`await batch.resume()`" in str(caught.value)
     assert lines() == ["svc: 50 new"]
     assert (await batch._progress.look()).warnings[0] == (
-        f"paused: {why} · `await batch.retry()` runs the failures again, `await batch.resume()` the rest"
+        f"paused: {why} · `await batch.retry()` runs the failures again, `await batch.resume()` the rest,"
+        " which such failures do not pause again"
     )
     with_same_code = await queue.map(function(FAILS), range(50), name="svc")
     assert lines() == [
