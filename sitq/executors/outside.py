@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sitq import tracebacks
 from sitq.failures import origin_of
 
-_FRAME = re.compile(r'  File "(?P<path>[^"]*)", line \d+ in ')
+_FRAME = re.compile(r'(?P<place>  (?:File "(?P<path>[^"]*)"|Cell .*), line \d+) in ')
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 MOST = 1 << 20  # bytes at once; a pipe holds 64 kB, if nobody enlarged it
 
@@ -113,16 +113,15 @@ def crash_of(descriptor: int) -> Crash:
     except BlockingIOError:
         written = ""
     kept: list[str] = []
-    frames: list[str] = []
-    for line in written.splitlines():
+    calls: list[str] = []
+    for line in tracebacks.label_cells(written).splitlines():
         found = _FRAME.match(line)
-        if (found is not None and found["path"].startswith(_OURS)) or (frames and found is None):
+        if (found is not None and (found["path"] or "").startswith(_OURS)) or (found is None and calls):
             break  # how the task was called, and which modules are loaded
         kept.append(line)
-        frames += [line] if found is not None else []
+        if found is not None:
+            calls.append(f"{found['place']}, in {line[found.end() :]}")  # as in a traceback
     if not kept:
         return Crash("", "")
-    stack = tracebacks.label_cells("\n".join(kept))
-    calls = [re.sub(r"(, line \d+) in ", r"\1, in ", line) for line in stack.splitlines() if ", line " in line]
     origin = origin_of("\n".join(["Traceback (most recent call last):", *reversed(calls)]))
-    return Crash(f"{stack}\n", "" if origin is None else str(origin))
+    return Crash("\n".join([*kept, ""]), "" if origin is None else str(origin))
