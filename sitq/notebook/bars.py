@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import re
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +24,7 @@ from sitq.models import FailureGroup
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
 from sitq.notebook.html import bar_html, bar_text, failure_html, failures_html
-from sitq.notebook.pieces import ROWS, boxed
+from sitq.notebook.pieces import ROWS, boxed, kind
 from sitq.notebook.stalls import Stalls
 from sitq.notebook.unfolding import DEAD, HIDDEN_TWIN, Unfolding
 from sitq.notebook.words import amount, one_line
@@ -48,7 +47,6 @@ NO_DEAD_WIDGETS = (
     f":not(:has(.jupyter-widgets *)), {_OUTPUT}:has(.sitq-bar) + {_OUTPUT}:has(.{DEAD}) {{display: none}}</style>"
     f"{HIDDEN_TWIN}"
 )
-_VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
 
 
 class Bar:
@@ -311,11 +309,6 @@ class Bar:
                 self._buttons = self._make_buttons()
             publish(EMPTY if self._buttons is None else self._buttons.bundle(), f"{display_id}-buttons")
         publish(EMPTY if ended else self._failures_bundle(), f"{display_id}-failures")
-
-
-def kind(error_type: str, error: str) -> tuple[str, str]:
-    """Return what failures of one kind have in common."""
-    return error_type, _VARYING.sub("#", error[:400])
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:

@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sitq.notebook.bars import EMPTY, NO_DEAD_WIDGETS, Bar, kind
+from sitq.notebook.bars import EMPTY, NO_DEAD_WIDGETS, Bar
 from sitq.notebook.controls import Controls
 from sitq.notebook.monitor_html import (
     failed_html,
@@ -18,7 +18,7 @@ from sitq.notebook.monitor_html import (
     monitor_html,
     monitor_text,
 )
-from sitq.notebook.pieces import ROWS, boxed
+from sitq.notebook.pieces import ROWS, boxed, kind
 from sitq.notebook.unfolding import Unfolding
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Monitor(Bar):
         new = {kind(one.error_type, one.error): one for one in sight.last_failed}
         finished = (sight.finished_batches, sight.finished_count)
         seen_before = {} if len(sight.last_failed) == sight.overview.counts.failed else self._failed  # these are all
-        failed = dict(islice((new | seen_before).items(), ROWS))
+        failed = {found: self._failed.get(found, one) for found, one in islice((new | seen_before).items(), ROWS)}
         changed = finished != self._finished or failed.keys() != self._failed.keys()
         self._finished, self._failed = finished, failed
         return changed

@@ -20,6 +20,7 @@ from sitq.notebook.pieces import (
     bold,
     failure,
     in_words,
+    kind,
     legend,
     more,
     note_line,
@@ -90,18 +91,22 @@ def monitor_html(sight: Sight, final: bool, notes: Sequence[str], at: datetime) 
         inner += folded_html(sight.finished_batches, sight.finished_count, sight.last_failed)
     else:
         inner += _failures(sight.last_failed)
-    kind = f"sitq-bar sitq-monitor{' sitq-final' if final else ''} {NO_MATH}"
+    classes = f"sitq-bar sitq-monitor{' sitq-final' if final else ''} {NO_MATH}"
     slots = "" if sight.concurrency is None else sight.concurrency
-    return tag("div", inner, BOX, kind=kind, **{"data-concurrency": slots, "data-pending": counts.pending})
+    return tag("div", inner, BOX, kind=classes, **{"data-concurrency": slots, "data-pending": counts.pending})
 
 
 def folded_html(finished: Sequence[BatchSight], count: int, failures: Sequence[Failed]) -> str:
-    """Draw what is to be unfolded: the newest of so many finished batches, and failures. Empty without any."""
+    """Draw what is to be unfolded: the newest of so many finished batches, and failures, one of each kind.
+
+    Empty without any.
+    """
     inner = ""
     if finished:
         summary = tag("summary", finished_title(count), "cursor: pointer")
         inner += tag("details", summary + finished_html(finished, count), kind="sitq-finished")
-    inner += "".join(map(failed_html, failures[:ROWS]))
+    examples = {kind(one.error_type, one.error): one for one in failures}
+    inner += "".join(map(failed_html, list(examples.values())[:ROWS]))
     return tag("div", inner, BOX, kind=f"sitq-folded {NO_MATH}") if inner else ""
 
 
@@ -140,7 +145,8 @@ def _sparklines(sight: Sight) -> str:
         _sparkline("throughput", rates, _rate(sight.throughput), COLOURS["completed"], _rate),
         _sparkline("errors", errors, _percent(sight.error_rate), COLOURS["failed"], _percent),
     ]
-    return tag("div", "".join(lines), f"{FLEX}; column-gap: 24px; margin: 6px 0", kind="sitq-sparklines")
+    drawn = tag("div", "".join(lines), f"{FLEX}; column-gap: 24px; margin: 0 0 6px", kind="sitq-sparklines")
+    return tag("div", "the last 5 minutes", f"{FAINT}; {SMALL}; margin-top: 4px") + drawn
 
 
 def _sparkline(name: str, values: Sequence[float | None], now: str, colour: str, told: object) -> str:
@@ -152,10 +158,10 @@ def _sparkline(name: str, values: Sequence[float | None], now: str, colour: str,
         height = 0 if value is None or not most else max(100 * value / most, 6 if value else 0)
         bars += tag("div", "", f"flex: 1; height: {height:.0f}%; background: {colour}")
     words = f"{name}: {now}, at most {told(most)} in the last 5 minutes"
-    shape = f"display: flex; align-items: flex-end; height: 28px; width: 220px; {GROUND}"
-    label = f"<b>{escape(name)}</b> {escape(now)}" + tag("span", f" at most {escape(told(most))} in 5 min", FAINT)
+    shape = f"display: flex; align-items: flex-end; height: 28px; {GROUND}"
+    label = f"<b>{escape(name)}</b> {escape(now)}" + tag("span", f" at most {escape(told(most))}", FAINT)
     drawn = tag("div", bars, shape, role="img", **{"aria-label": words, "title": words})
-    return tag("div", tag("div", label, SMALL) + drawn)
+    return tag("div", tag("div", label, SMALL) + drawn, "flex: 1 1 260px")  # as wide as the others, whatever they say
 
 
 def _latencies(sight: Sight) -> str:

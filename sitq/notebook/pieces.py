@@ -49,6 +49,7 @@ _PATTERNS: dict[str, tuple[int | None, str, int]] = {
 }
 NO_MATH = "tex2jax_ignore mathjax_ignore"
 _CODE = re.compile("`([^`]+)`")
+_VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")  # numbers and quoted names tell no kinds of failures apart
 
 
 def tag(name: str, inner: str, style: str = "", kind: str = "", **attributes: object) -> str:
@@ -143,6 +144,11 @@ def split(counts: Counts, held: int, stale: int = 0) -> dict[str, int]:
     states = counts.as_dict() | {"pending": counts.pending - held, "held": held}
     states |= {"completed": counts.completed - stale, "stale": stale}
     return {state: states[state] for state in COLOURS}
+
+
+def kind(error_type: str, error: str) -> tuple[str, str]:
+    """Return what failures of one kind have in common."""
+    return error_type, _VARYING.sub("#", error[:400])
 
 
 def failure(error_type: str, error: str, task_id: str, traceback: str | None, count: int | None = None) -> str:

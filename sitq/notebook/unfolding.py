@@ -33,7 +33,7 @@ class Unfolding:
         self._pieces: dict[Hashable, Any] = {}  # a widget for each
         self._free: list[Any] = []  # whose piece is gone: a widget that is taken out would fold those behind it
         self._list: Any = None
-        self.box: Any = ipywidgets.VBox([])
+        self.box: Any = ipywidgets.VBox([], layout=ipywidgets.Layout(max_width="860px"))  # as a bar
         self.box.add_class(ALIVE)
 
     def draw(self, pieces: Mapping[Hashable, str]) -> None:

@@ -204,6 +204,18 @@ async def test_a_kind_of_failures_that_is_mended_is_told_no_more(queue: sitq.Tas
         assert "rate 1" in screen.texts("failures")[0], "the other one is as it was"
 
 
+async def test_of_failures_that_are_alike_one_is_to_be_unfolded(queue: sitq.TaskQueue, screen: Screen) -> None:
+    sight = await seen(queue)
+    alike = [Failed(f"id{i}", "train", "ValueError", f"rate {i} is bad", None, None) for i in range(5)]
+    drawn = html(replace(sight, last_failed=tuple(alike)), final=True)
+    assert (drawn.count("sitq-failure"), "rate 4 is bad" in drawn) == (1, True)
+    monitor = queue.monitor()
+    for failed in (alike[:3], alike[1:]):  # its example stays, or what is unfolded folds
+        monitor._last = replace(sight, last_failed=tuple(failed))  # type: ignore[assignment]
+        monitor._failures_changed(())
+    assert [one.task_id for one in monitor._failed.values()] == ["id2"]
+
+
 async def test_of_many_kinds_of_failures_the_newest_are_unfolded(queue: sitq.TaskQueue, screen: Screen) -> None:
     monitor = queue.monitor()
     sight = await seen(queue)
