@@ -20,6 +20,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import BackendLocked, InvalidArgument, InvalidType, SerializationError, SitqError, StaleResults
 from tests.cells import dump, finish, function, mapped, ran, story
 from tests.stage import LONG_S
+from tests.storage import settled
 
 pytestmark = pytest.mark.usefixtures("stage")
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,7 @@ async def test_a_map_cancelled_at_its_last_chunk_leaves_nothing_that_runs(
     mapping = asyncio.create_task(queue.map(function(), range(23), name=name))
     await asyncio.wait([mapping])
     assert mapping.cancelled()
+    await settled(queue.backend)  # it is taken back behind the error
     assert (await queue.counts()).total == 0
     assert await queue.backend.batches() == []
 
