@@ -6,9 +6,11 @@ They stand in a module, so that they are pickled by name; what they tell goes th
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +48,21 @@ def hold_with_child(sign: str, child: str) -> None:
     """Fork a process that would live for long, and hold."""
     if os.fork() == 0:
         hold(child)
+    hold(sign)
+
+
+def hold_with_program(sign: str, child: str) -> None:
+    """Start a program that would live for long, and hold."""
+    program = f"import os, time; open({child!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", program])
+    hold(sign)
+
+
+def hold_with_spawned(sign: str, child: str) -> None:
+    """The same, in a way that Python tells nobody of: it is noticed a little later."""
+    multiprocessing.get_context("spawn").Process(target=hold, args=(child,), daemon=True).start()
+    while any(thread.name == "sitq-guard" for thread in threading.enumerate()):
+        time.sleep(0.005)
     hold(sign)
 
 

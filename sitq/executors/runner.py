@@ -24,13 +24,13 @@ from sitq.call import Call, Loader, Outcome, Unavailable, run
 from sitq.context import Attempt
 from sitq.executors.displaying import provide
 from sitq.executors.frames import Message, facts_of, receive, send
+from sitq.executors.guarding import Guard
 from sitq.reports import Gathered, Report
 from sitq.serialization import CloudpickleSerializer, Serializer
 
 LOOK_MS = 500
 TELL_S = 0.05  # between two messages of a task that tells much
 AT_ONCE = 20  # messages that are sent at once, and one more for each TELL_S
-PR_SET_PDEATHSIG = 1
 
 _exit = os._exit
 
@@ -245,14 +245,10 @@ def take_pipes() -> tuple[int, int]:
 def die_with_parent(parent: int) -> None:
     """Let the system kill this process when its worker dies: C code that holds the GIL keeps the thread from it.
 
-    It kills this process alone. Once a task has forked, it is left to the thread, which kills those as well.
+    It kills this process alone. Once a task starts another one, it is left to the thread, which kills those as well.
     """
     if sys.platform == "linux":
-        import ctypes
-
-        prctl = ctypes.CDLL(None).prctl
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.register_at_fork(after_in_parent=lambda: prctl(PR_SET_PDEATHSIG, 0))
+        Guard().begin()
     if os.getppid() != parent:
         die()
 

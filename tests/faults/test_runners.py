@@ -31,7 +31,8 @@ async def main():
 
 asyncio.run(main())
 """
-TASKS = {"hold": ["task"], "hold_gil": ["task"], "hold_with_child": ["task", "child"]}
+WITH_CHILD = ("hold_with_child", "hold_with_program", "hold_with_spawned")
+TASKS = {"hold": ["task"], "hold_gil": ["task"]} | {task: ["task", "child"] for task in WITH_CHILD}
 
 
 @contextlib.asynccontextmanager

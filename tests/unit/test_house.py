@@ -113,7 +113,8 @@ STANDS_ON = {
     "executors.local": ("executors.base", "loops"),
     "executors.frames": ("context",),
     "executors.displaying": ("capture",),
-    "executors.runner": ("executors.displaying", "executors.frames", "call"),
+    "executors.guarding": (),
+    "executors.runner": ("executors.displaying", "executors.frames", "executors.guarding", "call"),
     "executors.surroundings": ("walking.homes",),
     "executors.outside": ("failures", "tracebacks"),
     "executors.keeper": (
