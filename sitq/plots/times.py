@@ -228,7 +228,9 @@ def _draw_share(ax: Axes, seconds: np.ndarray[Any, Any], high: float, **look: An
     across = np.concatenate([seconds[:1], seconds[steps], [high]])
     up = np.concatenate([[0.0], (steps + 1) / count, [1.0]])
     ax.plot(across, up, drawstyle="steps-post", linewidth=1.6, **look | {"marker": ""})
-    ax.plot(np.quantile(seconds, _MARKED), _MARKED, markersize=7, zorder=4, clip_on=False, **look | {"linestyle": ""})
+    at = np.quantile(seconds, _MARKED)  # of few tasks between two of them
+    shares = np.searchsorted(seconds, at, side="right") / count  # so that they lie on the line
+    ax.plot(at, shares, markersize=7, zorder=4, clip_on=False, **look | {"linestyle": ""})
 
 
 def _range(seconds: np.ndarray[Any, Any]) -> tuple[float, float]:

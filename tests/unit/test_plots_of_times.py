@@ -165,6 +165,17 @@ def test_latency_marks_and_tells_median_and_p95_of_run_and_wait() -> None:
     assert np.asarray(marked[0].get_xdata()) == pytest.approx(frame["duration_s"].quantile([0.5, 0.95]).to_numpy())
 
 
+@pytest.mark.parametrize("count", [3, 10, 41])
+def test_the_marks_of_latency_lie_on_their_lines(count: int) -> None:
+    ax = latency(tasks(count))
+    lines = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+    marked = [line for line in ax.lines if line.get_linestyle() == "None" and len(np.asarray(line.get_xdata())) == 2]
+    for line, marks in zip(lines, marked, strict=True):
+        seconds, shares = (np.asarray(part, dtype=float) for part in line.get_data())
+        for moment, share in zip(*(np.asarray(part, dtype=float) for part in marks.get_data()), strict=True):
+            assert share == pytest.approx(shares[seconds <= moment][-1])
+
+
 def test_latency_by_a_parameter_has_a_marker_for_each_value() -> None:
     ax = latency(tasks(40), by="kernel")
     assert [text.split(" ")[0] for text in legend(ax)[:2]] == ["poly", "rbf"]
