@@ -87,9 +87,7 @@ class Grouping:
     def __init__(self, ids: PublicIds) -> None:
         self._ids = ids
         self._groups: dict[tuple[str, str, str, str], Failures] = {}
-        self._cells: dict[
-            tuple[str, ...], tuple[str, str, str, str]
-        ] = {}  # error and line -> the group of a cell's text
+        self._cells: dict[tuple[str, ...], tuple[str, str, str, str]] = {}  # error, line -> group of a cell's text
 
     def add(self, rows: Iterable[ResultRow]) -> None:
         """Put more tasks into their groups."""
