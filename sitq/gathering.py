@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sitq import checks, clock
 from sitq.awaiting import reader
 from sitq.batch_rows import Stop
-from sitq.errors import BatchPaused, TaskNotFound, bad_value
+from sitq.errors import BatchPaused, TaskCancelled, TaskFailed, TaskNotFound, bad_value
 from sitq.interrupts import interruptible
 from sitq.models import COMPLETED, FINAL, Counts
 from sitq.ordered import Ordered
@@ -142,7 +142,11 @@ class Gathering(Ordered):
             elif errors == "raise" and row is not None:
                 if row.state not in FINAL:
                     raise TaskNotFound(backend.ids.text(number), NOT_ASKED)
-                self.queue._result(row).unwrap()
+                try:
+                    self.queue._result(row).unwrap()
+                except (TaskFailed, TaskCancelled) as error:
+                    error.add_note('values(errors="skip") leaves such tasks out, errors="none" gives None for them')
+                    raise
         strangers.tell()
         return found
 

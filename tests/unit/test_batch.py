@@ -27,6 +27,7 @@ from sitq.errors import (
     InvalidArgument,
     InvalidType,
     SerializationError,
+    TaskCancelled,
     TaskNotFound,
     UntrustedPayload,
 )
@@ -298,11 +299,20 @@ async def test_values_say_what_failed_tasks_do(queue: sitq.TaskQueue) -> None:
     with pytest.raises(sitq.TaskFailed, match=r"(?s)1 is odd.*Traceback") as caught:
         await batch.values()
     assert (caught.value.task_id, caught.value.error_type, caught.value.error) == (batch[1], "ValueError", "1 is odd")
+    assert 'values(errors="skip")' in caught.value.__notes__[0]
     with pytest.raises(InvalidArgument, match="errors"):
         await batch.values("ignore")  # type: ignore[arg-type]
     results = await batch.results()
     assert [r.task_id for r in results] == list(batch)
     assert [r.is_success() for r in results] == [True, False, True, False]
+
+
+async def test_values_of_a_cancelled_task_say_what_leaves_it_out(queue: sitq.TaskQueue) -> None:
+    batch = await queue.map(fail_odd, [0])
+    await batch.cancel()
+    with pytest.raises(TaskCancelled, match="was cancelled") as caught:
+        await batch.values()
+    assert 'values(errors="skip")' in caught.value.__notes__[0]
 
 
 class Unreadable:
