@@ -26,6 +26,7 @@ from tests.storage import (
     new_tasks,
     registered,
     row,
+    settled,
     true_counts,
 )
 
@@ -93,6 +94,7 @@ async def test_a_worker_of_another_process_hears_of_it(pair: tuple[Backend, Back
     one, other = pair
     hands = Hands(await registered(other), 1)
     other.attach(hands.claimer)
+    await settled(other)  # it has looked, and sees nothing of what comes now by itself
     session = await registered(one)
     await one.enqueue(new_tasks())
     claim = await claim_one(one, session)

@@ -177,6 +177,9 @@ async def test_the_statistics_of_a_queue_are_those_of_its_frame(queue: sitq.Task
         await asyncio.wait_for(batch.wait(), LONG_S)
         await queue.enqueue(hold)
         await stage.begun()
+        async with asyncio.timeout(LONG_S):  # until nothing moves but what holds
+            while [(await queue.counts()).processing, (await queue.counts()).failed] != [1, 1]:
+                await asyncio.sleep(0.005)
         made = await same()
         await same(window=3600.0)
         stage.let_go()
