@@ -101,7 +101,7 @@ SELECT group_concat(state, ''),
     min(started_at) FILTER (WHERE state = 2),
     max(finished_at) FILTER (WHERE state = 2 AND started_at IS NOT NULL),
     group_concat(started_at - iif(run_at > enqueued_at, run_at, enqueued_at)),
-    group_concat(CAST(duration_s * 1e9 AS INTEGER))  -- only tasks that have ended have one
+    group_concat(CAST(duration_s * 1e9 AS INTEGER)) FILTER (WHERE state >= 2)  -- one that is retried has one, too
 FROM tasks WHERE {condition} AND number > ? AND number <= ?
 """
 

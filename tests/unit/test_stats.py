@@ -163,7 +163,7 @@ async def test_the_statistics_of_a_queue_are_those_of_its_frame(queue: sitq.Task
         window_s = options.get("window")
         frame = await queue.to_frame()
         made = await queue.stats(**options)
-        pd.testing.assert_frame_equal(made, stats_frame(frame, window_s=window_s), atol=1e-6)
+        pd.testing.assert_frame_equal(made, stats_frame(frame, window_s=window_s), atol=2e-9)
         return made
 
     await same()
