@@ -232,8 +232,16 @@ def use_theme(page: Page, name: str) -> None:
 
 
 def save(page: Page, lab: Lab, name: str) -> None:
-    """Save the notebook and wait until it is on disk."""
+    """Save the notebook and wait until all of it is on disk: the server empties the file first."""
     path = lab.folder / name
     before = path.stat().st_mtime_ns
     page.keyboard.press("Control+s")
-    wait_until(lambda: path.stat().st_mtime_ns != before, f"{name} is saved", timeout=20)
+    wait_until(lambda: path.stat().st_mtime_ns != before and is_whole(path), f"{name} is saved", timeout=20)
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
