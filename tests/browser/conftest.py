@@ -3,10 +3,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser.lab import Lab, browser_path, chromium, lab_server
 from tests.kernels import PYTHONS
+
+# Other tests run beside these: how fast a button acts is held by tests marked "alone", which name their own limit.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")

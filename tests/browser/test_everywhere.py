@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.lab import Lab, cell, lab_server, open_notebook, run_cell, save
-from tests.browser.test_buttons import WITHIN_MS, done, expect_moving, expect_nothing_dead, picture, use_theme
+from tests.browser.test_buttons import done, expect_moving, expect_nothing_dead, picture, use_theme
 
 pytestmark = [pytest.mark.browser, pytest.mark.kernel, pytest.mark.slow]
 
@@ -38,7 +38,7 @@ def opening(name: str, *, tasks: int, seconds: float, evil: str = "") -> str:
 # ---- Notebook 7 ----
 def test_in_notebook_7_the_bar_moves_its_buttons_act_and_it_ends_as_html(browser: Browser, tmp_path: Path) -> None:
     with lab_server(tmp_path, app="notebook") as server:
-        server.write("seven.ipynb", opening("seven", tasks=400, seconds=0.1) + "batch", "queue")
+        server.write("seven.ipynb", opening("seven", tasks=4000, seconds=0.1) + "batch", "queue")
         page = open_notebook(browser, server, "seven.ipynb", at="notebooks")
         ran = run_cell(page, 0)
         bar = ran.locator(".sitq-bar")
@@ -46,10 +46,10 @@ def test_in_notebook_7_the_bar_moves_its_buttons_act_and_it_ends_as_html(browser
         card = run_cell(page, 1).locator(".sitq-queue")
         expect(card).to_contain_text("1 worker in all with 2 slots")
         ran.locator(".sitq-cancel").click()
-        expect(ran.locator(".sitq-cancel")).to_have_text(re.compile(r"Really cancel [\d,]+ tasks\?"), timeout=WITHIN_MS)
+        expect(ran.locator(".sitq-cancel")).to_have_text(re.compile(r"Really cancel [\d,]+ tasks\?"))
         picture(page.locator(".jp-Notebook"), "notebook-7-light")
         ran.locator(".sitq-cancel").click()
-        expect(bar).to_have_class(re.compile("sitq-final"), timeout=WITHIN_MS)
+        expect(bar).to_have_class(re.compile("sitq-final"))
         expect_nothing_dead(page)
         save(page, server, "seven.ipynb")
         stored = server.read("seven.ipynb").cells[0].outputs

@@ -39,18 +39,19 @@ def move(page: Page, slider: Locator, key: str, times: int) -> None:
         page.keyboard.press(key)
 
 
+@pytest.mark.alone
 def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Browser, lab: Lab) -> None:
     lab.write("monitor.ipynb", OPEN, MORE, "await queue.monitor().finish()", "print(queue.worker.concurrency)")
     page = open_notebook(browser, lab, "monitor.ipynb")
     ran = run_cell(page, 0)
     monitor = ran.locator(".sitq-monitor")
-    expect(monitor).to_have_attribute("data-concurrency", "2", timeout=5000)
-    expect(monitor).to_contain_text("2 of 2 slots in use", timeout=5000)
+    expect(monitor).to_have_attribute("data-concurrency", "2")
+    expect(monitor).to_contain_text("2 of 2 slots in use")
 
     move(page, ran.locator(".sitq-concurrency"), "ArrowRight", 4)
     expect(monitor).to_have_attribute("data-concurrency", "6", timeout=WITHIN_MS)
     expect(monitor).to_contain_text("6 of 6 slots in use", timeout=WITHIN_MS)
-    expect(ran.locator(".sitq-alert").first).to_contain_text("warning since", timeout=5000)
+    expect(ran.locator(".sitq-alert").first).to_contain_text("warning since")
     page.wait_for_timeout(3000)  # for a picture with some history
     finished = ran.locator(".sitq-unfold .sitq-finished")
     finished.get_by_text("1 finished batch").click()
@@ -58,8 +59,8 @@ def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Brows
     failed = ran.locator(".sitq-unfold details")
     failed.locator("summary").click()
     run_cell(page, 1)  # another batch ends, and failures of another kind come
-    expect(failed).to_have_count(2, timeout=WITHIN_MS)
-    expect(finished).to_contain_text("2 finished batches", timeout=WITHIN_MS)
+    expect(failed).to_have_count(2)
+    expect(finished).to_contain_text("2 finished batches")
     expect(finished.get_by_text("first sweep")).to_be_visible()
     expect(finished.get_by_text("third sweep")).to_be_visible()
     expect(failed.first).to_have_attribute("open", "")
@@ -78,7 +79,7 @@ def test_the_slider_changes_the_concurrency_and_the_button_pauses(browser: Brows
     expect(monitor).to_contain_text("6 of 6 slots in use", timeout=WITHIN_MS)
 
     run_cell(page, 2)
-    expect(ran.locator(".sitq-final")).to_have_count(1, timeout=WITHIN_MS)
+    expect(ran.locator(".sitq-final")).to_have_count(1)
     expect(run_cell(page, 3)).to_contain_text("6")
     expect_nothing_dead(page)
     save(page, lab, "monitor.ipynb")
@@ -98,7 +99,7 @@ def test_a_page_that_was_closed_before_the_end_has_the_monitor_and_nothing_dead(
     lab.write("closed.ipynb", OPEN.replace("monitor.db", "closed.db"))
     page = open_notebook(browser, lab, "closed.ipynb")
     ran = run_cell(page, 0)
-    expect(ran.locator(".sitq-monitor")).to_have_attribute("data-concurrency", "2", timeout=5000)
+    expect(ran.locator(".sitq-monitor")).to_have_attribute("data-concurrency", "2")
     expect(ran.locator(".sitq-concurrency")).to_be_visible()
     save(page, lab, "closed.ipynb")
     page.close()
