@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sitq import clock
-from sitq.backends.base import GAP, Change
+from sitq.backends.base import GAP, Backend, Change
 from sitq.errors import QueueClosed, SitqError, bad_type, bad_value, nearest
 from sitq.loops import call_in_loop
 from sitq.models import STATES, Task, to_datetime
@@ -188,6 +188,22 @@ class Events:
                         self._ready.append(Event(KINDS[heard.state], task_id, task, at))
             self._ear.hand_over(told)
         return bool(told)
+
+    @property
+    def backend(self) -> Backend:
+        """The store that is listened to."""
+        return self._queue.backend
+
+    @property
+    def lane(self) -> str | None:
+        """The stream of tasks that is listened to; None: every one."""
+        return self._queue.lane
+
+    async def is_ready(self) -> bool:
+        """Whether the next event, or the end, comes without waiting."""
+        while not self._ready and await self._read():
+            pass
+        return bool(self._ready) or self._ear.closed
 
     def pop(self) -> Event | None:
         """Return the next event that is ready, without waiting; None: there is none."""

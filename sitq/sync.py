@@ -25,6 +25,7 @@ from sitq.queue import TaskQueue
 from sitq.refs import Ref, Refs, Shared
 from sitq.replaying import stored_call
 from sitq.results import Result
+from sitq.rows import Filter
 from sitq.serialization import Serializer
 from sitq.standstill import refuse_standstill
 from sitq.sync_batch import SyncBatch
@@ -197,12 +198,15 @@ class SyncTaskQueue:
     def get_result(self, task_id: str, timeout: float | str | None = None) -> Result | None:
         """Wait for a task's end; see :meth:`TaskQueue.get_result`."""
         if timeout != 0:
-            refuse_standstill(self.backend, lambda: self._lane_of(task_id), "await queue.get_result(…)")
+            refuse_standstill(self.backend, lambda: self._lanes_left(task_id), "await queue.get_result(…)")
         return self._call(self._queue.get_result(task_id, timeout))
 
-    def _lane_of(self, task_id: str) -> str | None:
-        task = self.task(task_id)
-        return None if task.status.is_final else task.lane
+    def _lanes_left(self, task_id: str) -> list[str]:
+        async def ask() -> list[str]:
+            await self._queue._session_number()
+            return await self.backend.lanes_left(Filter(numbers=[self.backend.ids.number(task_id)]))
+
+        return self._call(ask())
 
     def status(self, task_id: str | Iterable[str]) -> Status | dict[str, Status]:
         """Return the state of a task, or of several as a dict."""

@@ -11,6 +11,7 @@ from sitq.batch import Batch
 from sitq.plotting import SyncPlots
 from sitq.refs import Ref, Refs
 from sitq.results import Result
+from sitq.rows import Filter
 from sitq.standstill import refuse_standstill
 
 if TYPE_CHECKING:
@@ -93,10 +94,10 @@ class SyncBatch:
         return self._queue._call(self._wait(seconds))
 
     def _refuse_standstill(self, awaited: str) -> None:
-        refuse_standstill(self._queue.backend, self._lane_of_the_rest, awaited)
+        refuse_standstill(self._queue.backend, self._lanes_left, awaited)
 
-    def _lane_of_the_rest(self) -> str | None:
-        return self.lane if self._queue.counts(self).left else None
+    def _lanes_left(self) -> list[str]:
+        return self._queue._call(self._queue.backend.lanes_left(Filter(batch=self.batch_number)))
 
     async def _wait(self, timeout: float | None) -> bool:
         bar = self.batch._shown_bar()
@@ -118,10 +119,11 @@ class SyncBatch:
 
     def as_completed(self) -> Iterator[Result]:
         """Yield Results as tasks end; see :meth:`Batch.as_completed`."""
-        self._refuse_standstill("async for result in batch.as_completed()")
         results = self.batch.as_completed()
         with contextlib.suppress(StopAsyncIteration):
             while True:
+                # Each time, since this may go on in another cell, beside a worker that began meanwhile.
+                self._refuse_standstill("async for result in batch.as_completed()")
                 yield self._queue._call(anext(results))
 
     def to_frame(

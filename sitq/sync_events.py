@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitq.errors import QueueClosed
+from sitq.standstill import refuse_standstill
 
 if TYPE_CHECKING:
     from sitq.events import Event, Events
@@ -26,12 +27,17 @@ class SyncEvents:
             return await anext(self._events, None)
 
         try:
+            refuse_standstill(self._events.backend, self._lanes_awaited, "async for event in queue.events()")
             event = self._portal.call(following())
         except QueueClosed:  # and with it the loop: what was heard before is ready
             event = self._events.pop()
         if event is None:
             raise StopIteration
         return event
+
+    def _lanes_awaited(self) -> list[str | None]:
+        """Return the lane in which something must happen for the next event to come; none if it is there."""
+        return [] if self._portal.call(self._events.is_ready()) else [self._events.lane]
 
     def close(self) -> None:
         """Hear no more; what was heard is still handed over."""

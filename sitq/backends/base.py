@@ -439,6 +439,10 @@ class Backend(ABC):
         """Return the tasks whose values are arguments of a task, in order."""
 
     @abstractmethod
+    async def lanes_left(self, tasks: Filter) -> list[str]:
+        """Return the lanes of what has not ended of these tasks and of all that they need, one through the other."""
+
+    @abstractmethod
     async def results(self, numbers: Sequence[int], outputs: bool = True) -> list[ResultRow]:
         """Return these tasks with how they ended; those that have not ended yet say so by their state.
 

@@ -319,6 +319,20 @@ SELECT number, attempt, function,
 FROM tasks WHERE number = ?
 """
 NEEDED = "SELECT needs FROM dependencies WHERE task = ? AND is_argument ORDER BY needs"
+LANES_LEFT = """
+WITH RECURSIVE needed (number) AS (
+    SELECT needs FROM dependencies JOIN tasks ON tasks.number = needs WHERE tasks.state < 2
+        AND task IN (SELECT number FROM tasks WHERE {condition} AND state < 2 AND depends)
+    UNION
+    SELECT needs FROM needed
+        JOIN dependencies ON task = needed.number
+        JOIN tasks ON tasks.number = needs WHERE tasks.state < 2
+)
+SELECT name FROM lanes WHERE number IN (
+    SELECT lane FROM tasks WHERE {condition} AND state < 2
+    UNION SELECT lane FROM tasks WHERE number IN (SELECT number FROM needed)
+) ORDER BY name
+"""
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
 WAITS_FOR = """

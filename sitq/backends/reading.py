@@ -142,6 +142,11 @@ class Reading(Backend):
         """Return the tasks whose values are arguments of a task."""
         return [row[0] for row in await self._open.read(queries.NEEDED, (number,))]
 
+    async def lanes_left(self, tasks: Filter) -> list[str]:
+        """Return the lanes of what has not ended of these tasks and of what they need."""
+        condition, values = group.where(tasks)
+        return [row[0] for row in await self._open.read(queries.LANES_LEFT.format(condition=condition), values * 2)]
+
     async def results(self, numbers: Sequence[int], outputs: bool = True) -> list[ResultRow]:
         """Return these tasks with how they ended, if they did."""
         live = self._open

@@ -62,6 +62,21 @@ async def test_a_task_waits_until_all_that_it_needs_have_completed(backend: Back
     assert await backend.counts() == await true_counts(backend)
 
 
+async def test_the_lanes_that_tasks_wait_for_are_theirs_and_those_of_all_that_they_need(
+    backend: Backend, worker: int
+) -> None:
+    await backend.enqueue(new_tasks(lane="first"))
+    await backend.enqueue(needing(1)._replace(options=new_tasks(lane="second").options))
+    await backend.enqueue(needing(2)._replace(options=new_tasks(lane="third").options))
+    await backend.enqueue(new_tasks())
+    assert await backend.lanes_left(Filter(numbers=[3])) == ["first", "second", "third"]
+    assert await backend.lanes_left(Filter(numbers=[1, 4])) == ["default", "first"]
+    (claim,) = await backend.claim(worker, 1, ["first"])
+    await backend.complete(worker, [completed(claim)])
+    assert await backend.lanes_left(Filter(numbers=[3])) == ["second", "third"]
+    assert await backend.lanes_left(Filter(numbers=[1, 99])) == []
+
+
 async def test_what_has_completed_before_keeps_nobody_waiting(backend: Backend, worker: int) -> None:
     await backend.enqueue(new_tasks())
     await backend.complete(worker, [completed(await claim_one(backend, worker))])

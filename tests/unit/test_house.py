@@ -217,7 +217,7 @@ STANDS_ON = {
     "testing": ("testing.sync_inline",),
     "standstill": ("life",),
     "sync_batch": ("batch", "standstill"),
-    "sync_events": ("errors",),
+    "sync_events": ("errors", "standstill"),
     "sync": ("opening", "portal", "sync_batch", "sync_events"),
     # Draws records and knows nothing of queues, so that a frame of somebody else's file needs none of the rest.
     "notebook": (),

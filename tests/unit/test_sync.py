@@ -151,6 +151,69 @@ async def test_a_wait_that_stops_no_worker_of_its_tasks_is_none_of_that(why: str
     del life  # was kept, so that it is not forgotten by chance
 
 
+async def test_a_wait_for_results_that_goes_on_beside_a_worker_that_began_meanwhile_is_refused(tmp_path: Path) -> None:
+    with SyncTaskQueue(tmp_path / "x.db") as queue:
+        batch = queue.map(quick, [1, 2])
+        async with sitq.Worker(tmp_path / "x.db", loop="thread") as away, asyncio.timeout(LONG_S):
+            results = batch.as_completed()
+            assert next(results).value in (1, 2)
+            await away.stop()
+        left = queue.rerun(batch)
+        async with sitq.Worker(tmp_path / "x.db"):
+            with pytest.raises(WrongEventLoop, match="this wait could last for ever"):
+                list(results)
+        assert left == 2
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_wait_that_would_stop_the_worker_of_what_its_tasks_need_is_refused(wait: str, tmp_path: Path) -> None:
+    async with sitq.open(tmp_path / "x.db"), sitq.Worker(tmp_path / "x.db", lanes=("late",), loop="thread"):
+        with SyncTaskQueue(tmp_path / "x.db") as queue:
+            needed = queue.enqueue(quick, 1)
+            between = queue.options(lane="late", after=needed).enqueue(quick, 2)
+            batch = queue.options(lane="late", after=between).map(quick, [3])
+            with pytest.raises(WrongEventLoop, match="a worker of lane 'default' lives"):
+                WAITS[wait](queue, batch)
+            await asyncio.to_thread(WAITS[wait], queue, batch)
+
+
+@pytest.mark.parametrize("lane", ["default", None])
+async def test_a_wait_for_events_that_would_stop_the_worker_they_come_from_is_refused(
+    lane: str | None, tmp_path: Path
+) -> None:
+    async with sitq.open(tmp_path / "x.db", concurrency=2) as awaited, asyncio.timeout(LONG_S):
+        with SyncTaskQueue(tmp_path / "x.db", lane=lane) as queue:
+            events = queue.events("completed")
+            with pytest.raises(WrongEventLoop, match=r"'default'.*async for event in queue.events\(\)"):
+                next(events)
+            task_id = await awaited.enqueue(quick)
+            event = await asyncio.to_thread(next, events)  # stops no loop, and nothing was lost
+            assert event.task_id == task_id
+            task_ids = [await awaited.enqueue(quick) for _ in range(2)]
+            while sum(len(numbers) for _, numbers in events._events._ear.peek(9)) < 2:
+                await asyncio.sleep(0.01)
+            assert {next(events).task_id, next(events).task_id} == {*task_ids}, "what was heard is no wait"
+            with pytest.raises(WrongEventLoop):
+                next(events)
+            events.close()
+            assert list(events) == [], "nor is there one for the end"
+
+
+@pytest.mark.parametrize("why", ["worker in a thread", "another lane", "paused"])
+async def test_a_wait_for_events_that_stops_no_worker_of_its_lane_is_none_of_that(why: str, tmp_path: Path) -> None:
+    loop = "thread" if why == "worker in a thread" else "current"
+    lane = "another" if why == "another lane" else "default"
+    async with sitq.open(tmp_path / "x.db", loop=loop, lane=lane) as awaited:
+        assert awaited.worker is not None
+        if why == "paused":
+            awaited.worker.pause()
+        with SyncTaskQueue(tmp_path / "x.db") as queue:
+            async with sitq.Worker(tmp_path / "x.db", loop="thread"):
+                events = queue.events("completed")
+                task_id = queue.enqueue(quick)
+                assert next(events).task_id == task_id
+
+
 async def test_a_look_stops_no_worker_for_long(tmp_path: Path) -> None:
     async with sitq.open(tmp_path / "x.db"):
         with SyncTaskQueue(tmp_path / "x.db") as queue:
