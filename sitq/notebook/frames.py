@@ -212,6 +212,8 @@ def column(values: list[Any]) -> Any:
             return pd.array(values, dtype="Int64")  # a seed is never rounded
         except OverflowError:
             return objects(values)
+    if kinds == {bool, type(None)}:
+        return pd.array(values, dtype="boolean")  # a yes or no of tasks that have one: its mean, its plots, `~`
     if kinds <= {int, float, bool, type(None)} and not (bool in kinds and len(kinds) > 1) and kinds != {type(None)}:
         try:
             return np.array(values, dtype=bool if bool in kinds else np.int64 if kinds == {int} else np.float64)

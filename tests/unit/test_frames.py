@@ -98,11 +98,18 @@ def test_a_missing_value_leaves_numbers_numbers() -> None:
     assert params(1, 2.5).dtype == np.float64
     assert params(1, 2).dtype == np.int64
     assert params(True, False).dtype == bool
-    assert params(True, None).tolist() == [True, None]
     assert params(True, 2).tolist() == [True, 2]  # not [1, 2]
     assert params("rbf", None).isna().tolist() == [False, True]
     assert params([1, 2], None).tolist() == [[1, 2], None]
     assert params(None, None).tolist() == [None, None]
+
+
+def test_a_yes_or_no_that_some_tasks_lack_is_averaged_and_selects() -> None:
+    correct = params(True, None, False)
+    assert correct.dtype == "boolean"
+    assert correct.mean() == 0.5
+    assert (~correct).fillna(False).tolist() == [False, False, True]
+    assert params(True, 1, 0)[correct].tolist() == [True]
 
 
 def test_a_large_integer_is_never_rounded() -> None:

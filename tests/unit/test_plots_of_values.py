@@ -61,6 +61,14 @@ def test_a_cell_is_the_mean_of_its_tasks_and_says_so() -> None:
     assert ax.images[0].colorbar.ax.get_ylabel() == "mean accuracy"
 
 
+def test_a_yes_or_no_is_drawn_as_its_share_also_where_some_tasks_failed() -> None:
+    frame = tasks(40, fields=lambda n: None if n % 10 == 9 else json.dumps({"correct": n < 20}))
+    assert heatmap(frame, "C", "gamma", "correct").images[0].get_array()[0, 0] == 0.5
+    assert effect(frame, "correct", "C").lines[0].get_ydata()[0] == 0.5
+    parallel(frame, "correct")
+    progress(frame, "correct")
+
+
 def test_a_cell_of_one_task_is_its_value_and_says_no_more() -> None:
     assert heatmap(tasks(20), "C", "gamma", "accuracy").images[0].colorbar.ax.get_ylabel() == "accuracy"
     assert heatmap(tasks(20), "C", "gamma", "accuracy", agg="std").images[0].colorbar.ax.get_ylabel() == "std accuracy"
