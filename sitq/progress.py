@@ -145,7 +145,9 @@ class Progress:
             in_use=min(in_use, slots),
             slots=slots,
             failures=self._failures[1] if counts.failed else (),
-            warnings=await self._warnings(counts, held, stop, pauser, bool(workers), starved and self._starved, stuck),
+            warnings=await self._warnings(
+                counts, held, stop, pauser, bool(workers), in_use < slots, starved and self._starved, stuck
+            ),
             stale=min(self._stale, counts.completed),
             longest=await self._longest() if counts.processing else (),
             means_s=self._means,
@@ -278,6 +280,7 @@ class Progress:
         stop: Stop | None,
         pauser: SessionRow | None,
         has_workers: bool,
+        has_room: bool,
         starved: bool,
         stuck: int,
     ) -> tuple[str, ...]:
@@ -292,7 +295,7 @@ class Progress:
             lane = self._batch.lane
             which, how = ("", "") if lane == "default" else (f" serves lane {lane!r}", f", lanes=[{lane!r}]")
             found.append(f"nothing runs: no worker{which}; start one with `sitq.open(…)` or `Worker(…{how})`")
-        if counts.pending > held and not counts.processing and has_workers:
+        if counts.pending > held and has_room:
             waits = await self._batch.queue.backend.waits_for(self._batch.batch_number)
             found += [words_of(one, clock.now_us()) for one in waits]
         if (why := trouble(self._batch.queue.backend)) is not None:

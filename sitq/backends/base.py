@@ -297,7 +297,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def waits_for(self, batch: int) -> list[WaitsFor]:
-        """Return the limits of the tasks of a batch that could run otherwise."""
+        """Return the limits that allow no start at this moment, of tasks of a batch that could run otherwise."""
 
     # ---- work ----
     @abstractmethod

@@ -336,9 +336,16 @@ SELECT name FROM lanes WHERE number IN (
 SHARED = "SELECT sealed FROM shared WHERE digest = ?"
 PAUSED = "SELECT paused FROM lanes WHERE name = ? OR number = 0 ORDER BY number DESC LIMIT 1"
 WAITS_FOR = """
-SELECT name, starts, period, concurrency, paused_until FROM limits WHERE EXISTS (
-    SELECT 1 FROM tasks INDEXED BY tasks_limited
-    WHERE limited = limits.number AND state = 0 AND waits = 0 AND batch = ?)
+SELECT name, starts, period, concurrency, paused_until FROM limits
+WHERE EXISTS (
+        SELECT 1 FROM tasks INDEXED BY tasks_limited
+        WHERE limited = limits.number AND state = 0 AND waits = 0 AND batch = ?1)
+    AND (paused_until > ?2
+        OR starts <= (
+            SELECT total(json_extract(value, '$[2]')) FROM json_each(spent)
+            WHERE json_extract(value, '$[1]') + period > ?2)
+        OR concurrency <= (
+            SELECT count(*) FROM tasks INDEXED BY tasks_limited_running WHERE limited = limits.number AND state = 1))
 """
 PAUSED_OF = """
 SELECT number, name, (

@@ -12,6 +12,7 @@ from sitq.backends import earlier, group, lately, measuring, paging, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
 from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, PausedBatch, Point, Stop, Version
+from sitq.clock import now_us
 from sitq.errors import TaskNotFound
 from sitq.models import Counts, FailureGroup
 from sitq.rows import (
@@ -94,10 +95,12 @@ class Reading(Backend):
         return [(batch, function, json.loads(lone)) for batch, function, lone in rows]
 
     async def waits_for(self, batch: int) -> list[WaitsFor]:
-        """Return the limits of the tasks of a batch that could run otherwise."""
+        """Return the limits that allow no start at this moment, of tasks of a batch that could run otherwise."""
         return [
             WaitsFor(name, Limit(None if starts is None else (starts, period), concurrency), paused_until)
-            for name, starts, period, concurrency, paused_until in await self._open.read(queries.WAITS_FOR, (batch,))
+            for name, starts, period, concurrency, paused_until in await self._open.read(
+                queries.WAITS_FOR, (batch, now_us())
+            )
         ]
 
     async def progress(self, tasks: Filter) -> list[ProgressRow]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sitq.backends import group
+from sitq.backends import group, reading
 from sitq.backends.base import Backend
 from sitq.errors import InvalidArgument
 from sitq.models import MICROSECONDS, Waits
@@ -50,6 +50,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(group, "now_us", made)
+    monkeypatch.setattr(reading, "now_us", made)
     return made
 
 
@@ -356,12 +357,21 @@ async def test_a_batch_tells_which_limits_it_waits_for(svc: Svc, clock: Clock) -
     version = await svc.take_up()
     await svc.renew(version, "a", "b", numbers=[1, 2], limit="api")
     await svc.end_map(version)
-    assert await backend.waits_for(svc.batch) == [WaitsFor("api", Limit((1, MICROSECONDS), 1), 0)]
-    assert await backend.waits_for(99) == []
+    assert await backend.waits_for(svc.batch) == []  # a start is allowed
     claim = next(claim for claim in await svc.claims() if claim.limit)
+    told = WaitsFor("api", Limit((1, MICROSECONDS), 1), 0)
+    assert await backend.waits_for(svc.batch) == [told]
+    assert await backend.waits_for(99) == []
+    clock.go(1)
+    assert await backend.waits_for(svc.batch) == [told]  # one runs
     until = clock.now + MICROSECONDS
     await backend.complete(svc.worker, [again(claim, until)._replace(everyone=True)])
-    assert await backend.waits_for(svc.batch) == [WaitsFor("api", Limit((1, MICROSECONDS), 1), until)]
+    assert await backend.waits_for(svc.batch) == [told._replace(paused_until=until)]
+    clock.go(1)
+    assert await backend.waits_for(svc.batch) == []
+    await backend.limit("api", Limit())
+    assert [one for one in await svc.claims() if one.limit]
+    assert await backend.waits_for(svc.batch) == []  # without any bound
 
 
 # ---- what tasks go through ----

@@ -12,7 +12,7 @@ import sitq
 from sitq.durations import rate
 from sitq.errors import InvalidArgument, InvalidType
 from tests.cells import function, ran
-from tests.stage import LONG_S
+from tests.stage import LONG_S, Stage, hold_in_loop
 
 pytestmark = pytest.mark.usefixtures("stage")
 
@@ -86,6 +86,18 @@ async def test_a_bar_says_which_limit_a_batch_waits_for(queue: sitq.TaskQueue) -
         assert "waits for limit 'api': 1 in 3600 s" in (await batch._progress.look()).warnings
         await queue.limit("api")
         assert await batch.wait()
+
+
+async def test_a_bar_says_so_also_while_a_task_runs_and_slots_are_free(queue: sitq.TaskQueue, stage: Stage) -> None:
+    await queue.limit("api", concurrency=1)
+    batch = await queue.map(hold_in_loop, range(3), limit="api")
+    says = "waits for limit 'api': 1 at once"
+    async with sitq.Worker(queue.backend, concurrency=2), asyncio.timeout(LONG_S):
+        await stage.begun()
+        assert says in (await batch._progress.look()).warnings
+        stage.let_go()
+        assert await batch.wait()
+    assert says not in (await batch._progress.look()).warnings
 
 
 async def test_a_batch_that_is_mapped_again_takes_the_rate_of_its_cell(queue: sitq.TaskQueue) -> None:
