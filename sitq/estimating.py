@@ -123,7 +123,7 @@ def line(name: str, values: Column, power: bool, bent: bool) -> Term:
         return np.log(x) if power else x
 
     seen = numbers(values)
-    low, middle, high = seen.min(), np.median(seen), seen.max()
+    low, middle, high = np.min(seen), np.median(seen), np.max(seen)
     width = seen.std() or 1.0  # the logarithms of large numbers may be the same
 
     def of(values: Column) -> Floats:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from sitq import checks
-from sitq.errors import InvalidArgument, bad_type, bad_value
+from sitq.errors import InvalidArgument, bad_type, bad_value, nearest
 from sitq.executors.choosing import as_executor
 from sitq.loops import in_kernel
 from sitq.queue import TaskQueue
@@ -210,10 +211,10 @@ def _backend(where: str | os.PathLike[str], options: dict[str, Any]) -> Backend:
     try:
         return as_backend(where, **options)
     except TypeError as error:
-        if "unexpected keyword" in str(error):
-            name = str(error).rpartition(" ")[2]
+        if unknown := re.search(r"unexpected keyword argument '(.+?)'", str(error)):
             known = "concurrency, executor, lane, worker, resume, loop, durability, lease, max_losses, key"
-            raise InvalidArgument(f"open() has no option {name}; it has {known}") from None
+            near = nearest(unknown[1], known.split(", "))
+            raise InvalidArgument(f"open() has no option {unknown[1]!r}; it has {known}{near}") from None
         raise
 
 

@@ -146,7 +146,8 @@ def _until(moments: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> np.ndar
 
 def _within(moments: np.ndarray[Any, Any], edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Count the moments in each interval; the last one takes in its end."""
-    return np.histogram(moments, edges)[0]
+    counts: np.ndarray[Any, Any] = np.histogram(moments, edges)[0]
+    return counts
 
 
 def _table(begins: np.ndarray[Any, Any], made: dict[str, Any]) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def progress(df: pd.DataFrame, value: str, mode: Literal["max", "min"] = "max", 
         raise nothing("progress", f"has finished with a {short(column)}", df)
     found = values[known]
     best = (np.maximum if mode == "max" else np.minimum).accumulate(found)
-    top = int(found.argmax() if mode == "max" else found.argmin())
+    top = int(np.argmax(found) if mode == "max" else np.argmin(found))
     low, high, beyond = _limits(found, mode)
     if ax is None:
         ax = new_axes(7.5, 4)

@@ -61,7 +61,7 @@ def throughput(df: pd.DataFrame, ax: Axes | None = None, every: float | str | No
     # From the first start on: the first tasks took their time too.
     origin = float(np.nanmin(np.append(in_seconds(ended["started_at"]), moments)))
     moments = moments - origin
-    edges = _edges(float(moments.max()), len(moments), step)
+    edges = _edges(float(np.max(moments)), len(moments), step)
     if ax is None:
         ax = new_axes(8, 3.6)
     widths = np.diff(edges)

@@ -419,7 +419,7 @@ PLACES: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "open with an unknown option": (
         lambda tmp: sitq.open(tmp / "x", durabilty="full"),
         ValueError,
-        "'durabilty'",
+        "'durabilty'; it has .*did you mean 'durability'",
     ),
     "open with a wrong durability": (
         lambda tmp: sitq.open(tmp / "x", durability="hi"),

@@ -280,7 +280,7 @@ def test_a_column_that_does_not_come_apart_into_its_rows_is_refused(text: str) -
         "number": [1, 2, 3, 4],
         "priority": [0, 0, 0, 0],
     }
-    with pytest.raises(ValueError, match=r"number|JSON|value"):
+    with pytest.raises(ValueError, match=r"number|JSON|value|comma"):
         columns.decode(("number",), (4, text))
 
 

@@ -198,7 +198,7 @@ SAME: dict[str, tuple[Any, Any]] = {
     "an instant before the year 1": (EARLY, EARLY.replace()),
     "a time of day in another time zone": (time(12, tzinfo=UTC), time(14, tzinfo=timezone(timedelta(hours=2)))),
     "pandas Timedelta": (timedelta(hours=1), pd.Timedelta("60min")),
-    "pandas NaT": (pd.NaT, np.datetime64("NaT")),
+    "pandas NaT": (pd.NaT, np.datetime64("NaT", "s")),
     "pandas NA": (pd.NA, pd.NA),
     "Decimals": (Decimal("1.0"), Decimal("1.00")),
     "large Decimals": (Decimal("100"), Decimal("1E+2")),

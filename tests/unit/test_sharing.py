@@ -8,6 +8,7 @@ import math
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ async def queue() -> AsyncIterator[sitq.TaskQueue]:
 
 async def stored(queue: sitq.TaskQueue) -> int:
     """How many shared objects the file holds."""
-    with sqlite3.connect(f"file:{queue.backend.path}?mode=ro", uri=True) as connection:  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(f"file:{queue.backend.path}?mode=ro", uri=True)) as connection:  # type: ignore[attr-defined]
         return int(connection.execute("SELECT count(*) FROM shared").fetchone()[0])
 
 
@@ -301,7 +302,7 @@ async def test_bad_input_is_told_and_stores_nothing(
 async def test_what_is_gone_fails_the_task_that_needs_it(queue: sitq.TaskQueue) -> None:
     data = await queue.share([1])
     batch = await queue.options(delay="1h").map(same, [data])
-    with sqlite3.connect(queue.backend.path) as connection:  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(queue.backend.path)) as connection, connection:  # type: ignore[attr-defined]
         connection.execute("DELETE FROM shared")
     with pytest.raises(Exception, match="shared object"):
         await queue.replay(batch[0])

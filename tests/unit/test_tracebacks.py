@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -67,7 +68,8 @@ def test_a_cell_that_this_process_did_not_run_has_a_neutral_name(filename: str) 
 @pytest.mark.parametrize("pid", [os.getpid(), 12345], ids=["ours", "another"])
 def test_a_cell_that_this_kernel_ran_is_named_as_ipython_does_whichever_kernel_stored_the_function(pid: int) -> None:
     text = told(failure(CELL, f"/tmp/ipykernel_{pid}/77.py", 1))
-    assert text == (
+    without_carets = re.sub(r"^ +[~^]+\n", "", text, flags=re.MULTILINE)  # which of them there are differs by Python
+    assert without_carets == (
         "Traceback (most recent call last):\n"
         "  Cell In[3], line 4, in f\n"
         "    f(n - 1)\n"
