@@ -95,7 +95,7 @@ class Enqueueing(Connected):
         Parameters
         ----------
         selection : object
-            An id, a Result or a Task; ids, a Batch, a DataFrame or Series.
+            An id, a Result or a Task; ids, a Batch, a DataFrame or Series, or a list of these.
 
         Returns
         -------
@@ -118,7 +118,7 @@ class Enqueueing(Connected):
         """
         if isinstance(selection, str | Result | Task):
             return Ref(ids_in(selection)[0])
-        return Refs(selection[:] if hasattr(selection, "batch_number") else ids_in(selection))
+        return Refs(ids_in(selection))
 
     @reader("data = await queue.share(data)")
     async def share(self, obj: Any, name: str | None = None) -> Shared:

@@ -50,7 +50,7 @@ class Framing(Connected):
         Parameters
         ----------
         selection : optional
-            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these; default the whole lane.
         prefix : bool
             False names ``param.C`` just ``C`` where that is unambiguous.
         results : {"columns", "objects"}
@@ -110,7 +110,7 @@ class Framing(Connected):
         Parameters
         ----------
         selection : optional
-            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these; default the whole lane.
         prefix : bool
             False names ``metric.loss`` just ``loss`` where that is unambiguous.
 
@@ -221,7 +221,7 @@ class Framing(Connected):
         Parameters
         ----------
         selection : object
-            An id, ids, a Batch, results, a DataFrame or Series.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these.
 
         Returns
         -------
@@ -240,15 +240,12 @@ class Framing(Connected):
         await self._session_number()
         ids = self.backend.ids
         tasks = select(selection, ids)
-        numbers = await self.backend.numbers(tasks) if tasks.numbers is None else sorted(set(tasks.numbers))
+        numbers = await self.backend.numbers(tasks)
+        if missing := set(tasks.numbers or ()).difference(numbers):
+            raise TaskNotFound(ids.text(min(missing)), "it was purged")
         rows: list[AttemptRow] = []
         for at in range(0, len(numbers), SLICE):
-            some = numbers[at : at + SLICE]
-            if tasks.numbers is not None:
-                missing = set(some).difference(await self.backend.states(some))
-                if missing:
-                    raise TaskNotFound(ids.text(min(missing)), "it was purged")
-            rows += await self.backend.attempts(some)
+            rows += await self.backend.attempts(numbers[at : at + SLICE])
             await asyncio.sleep(0)
         return attempt_frame(rows, ids.texts([row.number for row in rows]))
 
@@ -259,7 +256,7 @@ class Framing(Connected):
         Parameters
         ----------
         selection : optional
-            An id, ids, a Batch, results, a DataFrame or Series; default all tasks of this queue's lane.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these; default the whole lane.
 
         Returns
         -------

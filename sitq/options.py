@@ -112,7 +112,10 @@ class TaskOptions:
         await self._queue._session_number()  # connected from here on
         backend = self._queue.backend
         tasks = select(self._after, backend.ids)
-        return await backend.numbers(tasks) if tasks.numbers is None else list(tasks.numbers)
+        numbers = list(tasks.numbers or ())
+        if tasks.numbers is None or tasks.batches:
+            numbers = sorted({*numbers, *await backend.numbers(tasks)})
+        return numbers
 
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
         """Store a call with these options; see :meth:`TaskQueue.enqueue`."""

@@ -126,7 +126,7 @@ class TaskQueue(Observing, Framing, Enqueueing, Tending, Displayed):
         name, tags : str; list of str
             Shown in frames.
         after : object
-            An id, ids, a Batch, results, a DataFrame or Series: it waits until these have ended.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these: it waits until these have ended.
         if_failed : str
             What becomes of it if one that it comes after, or that its arguments refer to, fails or is cancelled:
             "fail" (default), "skip" (it is cancelled), or "drop" (it runs without: lists lack that value, and an

@@ -333,6 +333,8 @@ class Filter:
     ----------
     numbers : sequence of int or None
         Row numbers.
+    batches : sequence of int
+        Beside these numbers, which are not None then, all tasks of whole batches.
     lane, batch : optional
         A lane's name, a batch's row number.
     asked : bool
@@ -349,3 +351,4 @@ class Filter:
     states: tuple[int, ...] = ()
     asked: bool = True
     error_type: str | None = None
+    batches: Sequence[int] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sitq.errors import InvalidArgument, InvalidType, bad_type
@@ -11,7 +11,9 @@ from sitq.models import Task
 from sitq.results import Result
 from sitq.rows import Filter
 
-WANTED = "an id, ids, a Batch, a Result, a DataFrame of tasks, or a Series of ids or a boolean one over them"
+WANTED = (
+    "an id, ids, a Batch, a Result, a DataFrame of tasks, a Series of ids or a boolean one over them, or a list of such"
+)
 
 
 def select(selection: Any, ids: PublicIds) -> Filter:
@@ -20,8 +22,8 @@ def select(selection: Any, ids: PublicIds) -> Filter:
     Parameters
     ----------
     selection : object
-        An id or ids, a Batch, a Result or Task or several, a DataFrame (its index named ``task_id``, else a column
-        ``task_id``), a boolean Series (a mask over its index) or a Series of ids.
+        An id, a Batch, a Result or Task, a DataFrame (its index named ``task_id``, else a column ``task_id``), a
+        boolean Series (a mask over its index) or a Series of ids; or any number of these in a list.
 
     Raises
     ------
@@ -30,13 +32,28 @@ def select(selection: Any, ids: PublicIds) -> Filter:
     InvalidType, InvalidArgument
         Something that names no tasks.
     """
-    batch = None if is_pandas(selection) else getattr(selection, "batch_number", None)
-    if batch is not None:
-        its = getattr(selection, "batch", selection).queue.backend.ids  # a SyncBatch holds a Batch
-        if its.text(1) != ids.text(1):
-            raise InvalidArgument(f"selection: {selection!r} is a batch of another database")
-        return Filter(batch=batch)
-    return Filter(numbers=[ids.number(task_id) for task_id in ids_in(selection)])
+    if is_batch(selection):
+        return Filter(batch=_number(selection, ids))
+    batches: list[int] = []
+    task_ids: list[str] = []
+    for one in _flat(selection, "selection"):
+        if isinstance(one, str):
+            task_ids.append(one)
+        else:
+            batches.append(_number(one, ids))
+    return Filter(numbers=[ids.number(task_id) for task_id in task_ids], batches=sorted(set(batches)))
+
+
+def _number(batch: Any, ids: PublicIds) -> int:
+    its = getattr(batch, "batch", batch).queue.backend.ids  # a SyncBatch holds a Batch
+    if its.text(1) != ids.text(1):
+        raise InvalidArgument(f"selection: {batch!r} is a batch of another database")
+    return int(batch.batch_number)
+
+
+def is_batch(value: object) -> bool:
+    """Whether this is a batch, of either face."""
+    return hasattr(value, "batch_number") and not is_pandas(value)
 
 
 def is_pandas(value: object) -> bool:
@@ -45,26 +62,32 @@ def is_pandas(value: object) -> bool:
 
 
 def ids_in(selection: Any, name: str = "selection") -> list[str]:
-    """Return the ids that a selection lists."""
-    if isinstance(selection, str):
-        return [selection]
-    if isinstance(selection, Result | Task):
-        return [selection.task_id]
-    if is_pandas(selection):
-        return _ids_of_pandas(selection, name)
-    if isinstance(selection, bytes | dict | type) or not isinstance(selection, Iterable):
-        raise bad_type(name, selection, WANTED)
+    """Return the ids that a selection lists, in its order."""
     found: list[str] = []
-    for item in selection:
-        if isinstance(item, Result | Task):
-            found.append(item.task_id)
-        elif isinstance(item, str):
-            found.append(item)
-        elif hasattr(item, "batch_number"):
-            raise InvalidType(f"{name}: a list of batches is none: take them one by one, or their ids: [*a[:], *b[:]]")
+    for one in _flat(selection, name):
+        if isinstance(one, str):
+            found.append(one)
         else:
-            raise bad_type(name, item, WANTED)
+            found += one[:]
     return found
+
+
+def _flat(selection: Any, name: str) -> Iterator[Any]:
+    """Yield the ids and batches of a selection, whatever lists they stand in."""
+    if isinstance(selection, str) or is_batch(selection):
+        yield selection
+    elif isinstance(selection, Result | Task):
+        yield selection.task_id
+    elif is_pandas(selection):
+        yield from _ids_of_pandas(selection, name)
+    elif isinstance(selection, bytes | dict | type) or not isinstance(selection, Iterable):
+        raise bad_type(name, selection, WANTED)
+    else:
+        for item in selection:
+            if isinstance(item, str):  # most are: a generator for each costs more than all else
+                yield item
+            else:
+                yield from _flat(item, name)
 
 
 def _ids_of_pandas(selection: Any, name: str) -> list[str]:

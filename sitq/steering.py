@@ -30,7 +30,7 @@ class Steering(Connected):
         Parameters
         ----------
         selection : object
-            An id, ids, a Batch, results, a DataFrame or Series.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these.
 
         Returns
         -------
@@ -47,7 +47,7 @@ class Steering(Connected):
         Parameters
         ----------
         selection : object
-            An id, ids, a Batch, results, a DataFrame or Series.
+            An id, ids, a Batch, results, a DataFrame or Series, or a list of these.
         func : callable, optional
             Runs in place of the stored function, with the stored arguments; it becomes the code of their batches, which
             what waits of these runs too.

@@ -339,13 +339,20 @@ def back_to_pending(
     return numbers
 
 
+OF_BATCHES = (
+    " UNION ALL SELECT number FROM tasks AS one_of WHERE batch IN (SELECT value FROM json_each(?)) AND batch <> 0"
+)
+
+
 def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
     """Write a filter as a condition and its parameters."""
     conditions: list[str] = ["1"]
     values: list[Any] = []
     if tasks.numbers is not None:
-        conditions.append(f"{table}number IN (SELECT value FROM json_each(?))")
+        conditions.append(f"{table}number IN (SELECT value FROM json_each(?){OF_BATCHES if tasks.batches else ''})")
         values.append(json.dumps(list(tasks.numbers)))
+    if tasks.batches:
+        values.append(json.dumps(list(tasks.batches)))
     if tasks.batch is not None and tasks.asked:
         conditions.append(f"{table}batch = ? AND {table}batch <> 0")
         values.append(tasks.batch)

@@ -17,12 +17,16 @@ Pages = AsyncGenerator[dict[str, list[Any]], None]
 
 async def pages(read: Read, tasks: Filter, fields: Sequence[str], size: int) -> Pages:
     """Read these fields of tasks, in order of their numbers."""
+    if tasks.batches:
+        condition, values = group.where(tasks)
+        found = await read(f"SELECT number FROM tasks WHERE {condition}", values)
+        tasks = replace(tasks, numbers=[row[0] for row in found], batches=())
     numbers = [] if tasks.numbers is None else sorted(set(tasks.numbers))
     # All of a long list would be looked through once for each page.
     parts = [replace(tasks, numbers=numbers[at : at + size]) for at in range(0, len(numbers), size)] or [tasks]
     for part in parts:
-        async with aclosing(_pages(read, part, fields, size)) as found:
-            async for page in found:
+        async with aclosing(_pages(read, part, fields, size)) as of_part:
+            async for page in of_part:
                 yield page
 
 

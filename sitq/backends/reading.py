@@ -112,7 +112,8 @@ class Reading(Backend):
         """Return what all attempts of these tasks logged."""
         condition, values = group.where(tasks, "tasks.")
         # Whichever are fewer are read first.
-        tables = "tasks CROSS JOIN metrics" if tasks.numbers or tasks.batch else "metrics CROSS JOIN tasks"
+        some = tasks.numbers or tasks.batch or tasks.batches
+        tables = "tasks CROSS JOIN metrics" if some else "metrics CROSS JOIN tasks"
         sql = queries.METRICS.format(tables=tables, condition=condition)
         return list(map(MetricRow._make, await self._open.read(sql, values)))
 

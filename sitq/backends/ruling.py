@@ -192,6 +192,9 @@ def let_go(group: Group, tasks: Filter, numbers: Sequence[int]) -> None:
     if tasks == Filter(lane=tasks.lane, batch=tasks.batch):  # no part of a batch
         end_pauses(group, tasks)
         batches.add(tasks.batch or 0)
+    for batch in tasks.batches:
+        end_pauses(group, Filter(batch=batch))
+        batches.add(batch)
     for batch in batches - {0}:
         if group.execute(HELD, (batch,)).fetchone():
             continue

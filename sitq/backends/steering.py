@@ -119,8 +119,12 @@ def hold(group: Group, requests: Sequence[tuple[Filter, Waits, bool, int | None]
             ).fetchall()
         if why & Waits.PAUSED and not on:
             let_go(group, tasks, [row[0] for row in rows])
-        elif why & Waits.PAUSED and tasks.batch is not None and tasks == Filter(lane=tasks.lane, batch=tasks.batch):
-            pause_batch(group, tasks.batch, session)
+        elif why & Waits.PAUSED:
+            whole = tasks.batches
+            if tasks.batch is not None and tasks == Filter(lane=tasks.lane, batch=tasks.batch):
+                whole = (tasks.batch,)
+            for batch in whole:
+                pause_batch(group, batch, session)
         if session is not None and not on:
             for table, live in (*pending_in(tasks), processing_in(tasks)):
                 group.execute(

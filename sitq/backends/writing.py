@@ -182,7 +182,7 @@ class Writing(Reading):
         purged = last = 0
         while rows := await live.read(queries.NUMBERS_BEHIND.format(condition=condition), (last, *values, PURGE_LOOK)):
             for at in range(0, len(rows), PURGE_AT_ONCE):
-                chosen = replace(tasks, numbers=[row[0] for row in rows[at : at + PURGE_AT_ONCE]])
+                chosen = replace(tasks, numbers=[row[0] for row in rows[at : at + PURGE_AT_ONCE]], batches=())
                 purged += await live.writer.write(STEER, steering.purge, (chosen, before), inline=False)
             last = rows[-1][0]
         await live.writer.write(STEER, sharing.delete_unused, None, inline=False)

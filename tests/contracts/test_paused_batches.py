@@ -113,6 +113,27 @@ async def test_a_batch_with_nothing_left_is_not_paused(backend: Backend, worker:
     assert len(await backend.claim(worker, 9, LOCAL)) == 1
 
 
+async def test_a_batch_beside_other_tasks_is_paused_and_let_go_as_a_whole(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 2)
+    await backend.enqueue(new_tasks())
+    (claim,) = await backend.claim(worker, 1, LOCAL)
+    some = Filter(numbers=[3], batches=[batch])
+    assert await backend.hold(some, Waits.PAUSED, True) == 2
+    await backend.release(worker, [(claim.number, claim.attempt)])
+    assert await backend.claim(worker, 9, LOCAL) == []
+    assert await backend.hold(some, Waits.PAUSED, False) == 3
+    assert len(await backend.claim(worker, 9, LOCAL)) == 3
+
+
+async def test_a_batch_whose_tasks_all_run_is_let_go_beside_others(backend: Backend, worker: int) -> None:
+    batch = await batch_of(backend, 1)
+    (claim,) = await backend.claim(worker, 9, LOCAL)
+    assert await pause(backend, batch) == 0
+    assert await backend.hold(Filter(numbers=[], batches=[batch]), Waits.PAUSED, False) == 0
+    await backend.release(worker, [(claim.number, claim.attempt)])
+    assert len(await backend.claim(worker, 9, LOCAL)) == 1
+
+
 @pytest.mark.parametrize("by", ["its user", "a rule"])
 async def test_a_part_that_is_let_go_runs_and_the_others_wait_on(backend: Backend, worker: int, by: str) -> None:
     batch = await batch_of(backend, 4)

@@ -91,6 +91,8 @@ async def test_records_by_column_are_the_records_turned(backend: Backend, worker
         Filter(batch=batch),
         Filter(batch=batch, asked=False),
         Filter(numbers=[2, 1, 12]),
+        Filter(numbers=[2, 1, 12], batches=[batch]),
+        Filter(numbers=[], batches=[batch]),
         Filter(states=(COMPLETED, FAILED)),
         Filter(lane="none"),
     ]

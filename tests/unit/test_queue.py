@@ -468,16 +468,6 @@ async def test_a_batch_of_another_database_is_no_selection(queue: sitq.TaskQueue
         assert await same.cancel(mine) == 1
 
 
-async def test_a_list_of_batches_is_told_how_to_be_a_selection(queue: sitq.TaskQueue) -> None:
-    a, b = [await queue.map(quick, [1, 2]) for _ in range(2)]
-    told = r"a list of batches is none: take them one by one, or their ids: \[\*a\[:\], \*b\[:\]\]"
-    with pytest.raises(InvalidType, match=f"^selection: {told}"):
-        await queue.cancel([a, b])
-    with pytest.raises(InvalidType, match=told):
-        await queue.options(after=[a, b]).enqueue(quick, 1)
-    assert await queue.cancel([*a[:], *b[:]]) == 4
-
-
 async def test_a_frame_with_a_column_named_batch_number_is_a_frame(queue: sitq.TaskQueue) -> None:
     ids = [await queue.enqueue(quick, i) for i in range(2)]
     frame = pd.DataFrame({"task_id": ids[:1], "batch_number": [1]})
