@@ -89,9 +89,10 @@ class Gathering(Ordered):
         return True
 
     async def _tell_stop(self) -> None:
-        """Say, once, which rule has stopped the batch."""
+        """Say, once, which rule has stopped the batch: its bar, or a line where none was drawn."""
         stop = await self.queue.backend.stop(self.batch_number)
-        if stop is not None and stop != self._told_stop:
+        told_by_bar = stop is not None and self._bar is not None and self._bar.tells(told(stop))
+        if stop is not None and stop != self._told_stop and not told_by_bar:
             say(f"{self._title}: {told(stop)}")
         self._told_stop = stop
 

@@ -103,6 +103,14 @@ class Bar:
         """Whether the last drawing was made."""
         return self._task is not None and self._task.done()
 
+    def tells(self, warning: str) -> bool:
+        """Whether the last drawing was made, and has a warning that begins so."""
+        if not self.ended or self._last is None:
+            return False
+        drawn = (*self._warnings(), *self._last.warnings)
+        as_text = self._mode == "text" or not in_kernel()
+        return any(told.startswith(warning) for told in drawn[: 1 if as_text else ROWS])
+
     def shown_in_this_cell(self) -> bool:
         """Whether the running cell shows this bar already."""
         return current_cell() in self._cells

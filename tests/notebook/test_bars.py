@@ -418,6 +418,28 @@ async def test_a_batch_is_shown_with_what_is_tracked_and_not_waited_for(screen: 
         assert len(screen.texts()) == 1, "one cell shows it once"
 
 
+@pytest.mark.parametrize("mode", ["html", "text"])
+async def test_the_rule_that_ended_a_batch_is_told_by_its_bar_or_else_by_a_line(
+    mode: str, screen: Screen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SITQ_PROGRESS", mode)
+    async with (
+        sitq.TaskQueue(sitq.SQLiteBackend(":memory:", durability="normal")) as queue,
+        sitq.Worker(queue.backend, concurrency=1),
+    ):
+        shown = await queue.map(int, ["five"] * 9, name="shown", max_failures=1)
+        await shown
+        await shown.wait()
+        assert "ended by max_failures=1" in screen.texts()[0]
+        quiet = await queue.map(int, ["five"] * 9, name="quiet", max_failures=1)
+        await quiet.wait()
+    assert capsys.readouterr().out.splitlines() == [
+        "shown: 9 new",
+        "quiet: 9 new",
+        "quiet: ended by max_failures=1: 2 tasks have failed",
+    ]
+
+
 async def test_the_last_bar_and_its_text_tell_what_is_stale(screen: Screen) -> None:
     batch = Batch()
     batch.kept, batch.stale = 6, 4

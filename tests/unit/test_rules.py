@@ -356,13 +356,13 @@ async def test_frames_of_failures_alone_wait_for_a_result(queue: sitq.TaskQueue)
     assert seen[0] == 2  # it raised, and that was no rule's fault
 
 
-def test_a_sync_map_has_rules(lines: Any) -> None:
+def test_a_sync_map_has_rules(capsys: pytest.CaptureFixture[str]) -> None:
     with sitq.open_sync(":memory:", concurrency=1) as queue:
         batch = queue.map(function(FAILS), range(30), name="svc", max_failures=2, stop_when=lambda df: False)
         assert batch.wait(LONG_S)
         counts = queue.counts(batch)
         assert (counts.completed, counts.failed >= 3, counts.cancelled > 0) == (5, True, True)
-    assert lines()[-1].startswith("svc: ended by max_failures=2")
+    assert " · ! ended by max_failures=2: " in capsys.readouterr().err
 
 
 # ---- as numbers and words ----
