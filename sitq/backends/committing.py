@@ -12,6 +12,7 @@ from sitq.errors import CommitUnknown
 
 log = logging.getLogger("sitq")
 
+PATIENCE_S = 20.0  # how long a user's write waits for another program's lock
 DOUBT_S = 1.0  # how long another program's lock may keep us from seeing what became of a failed commit
 
 

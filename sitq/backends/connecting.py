@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sitq.backends import schema
-from sitq.backends.committing import commit
+from sitq.backends.committing import PATIENCE_S, commit
 from sitq.backends.translating import is_busy, translated
-from sitq.backends.writer import PATIENCE_S
 from sitq.errors import BackendError, BackendReadOnly, InvalidArgument, bad_type
 
 T = TypeVar("T")

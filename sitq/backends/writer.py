@@ -1,8 +1,8 @@
 """The writer: one thread that owns the writing connection and commits in groups.
 
 Whatever arrives during a commit is the next transaction, so a thousand waiting callers share one ``fsync``, and each
-returns after its own commit. A lone caller's write is committed on the caller's own thread instead, since a hop to
-another thread costs more than the commit.
+returns after its own commit. A lone caller's write is committed on the caller's own thread instead; see
+:mod:`sitq.backends.inlining`.
 
 A unit of work is an operation and its argument. Operations take *lists* of arguments, so that units of one kind in a
 group become one fat statement. If a group fails, each unit runs again alone.
@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import queue
 import random
 import sqlite3
 import threading
@@ -25,8 +24,11 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from sitq import clock
-from sitq.backends.checkpointing import LONG, LONG_UNSYNCED, LOOK_EVERY, Log
-from sitq.backends.committing import begin, came_through, commit
+from sitq.backends.checkpointing import LONG, LONG_UNSYNCED, Log
+from sitq.backends.committing import PATIENCE_S, begin
+from sitq.backends.inbox import Inbox
+from sitq.backends.inlining import Inline
+from sitq.backends.transacting import Transactions
 from sitq.backends.translating import is_busy, translated
 from sitq.backends.units import Careful, Operation, Settled, Transaction, Unit, settle
 from sitq.errors import (
@@ -37,21 +39,16 @@ from sitq.errors import (
     CommitUnknown,
     QueueClosed,
 )
-from sitq.interrupts import Uninterrupted
 from sitq.models import MICROSECONDS
 
 log = logging.getLogger("sitq")
 
 A = TypeVar("A")  # an operation's argument
 R = TypeVar("R")  # its result
-PATIENCE_S = 20.0  # how long a user's write waits for another program's lock
 CLOSING_S = 0.7  # … while the writer closes; an exit waits for a second in all
-INLINE_COMMIT_S = 1e-3  # slower commits leave the caller's thread
-YIELD_S = 1e-3  # inline writes of this length give the loop its turns
 IDLE_S = 2.0  # then the WAL is truncated
 LOOK_S = 1.0  # an alarm follows the wall clock, which may be set, so it is looked at this often
 AGAIN_S = 1.0  # then a write that nobody waits for is tried again
-GROUP = 2000  # units in a transaction
 
 
 class Writer:
@@ -61,14 +58,10 @@ class Writer:
     ----------
     connect : callable
         Opens the connection, in the writer's thread.
-    begin : callable
-        ``begin(connection, careful)`` builds the :class:`Transaction` of a group.
-    check, check_again : callable
-        Raise if the file is not where it was; asked before a commit, and between the commit and its ack.
+    begin, check, check_again, cheap
+        See :class:`Transactions`.
     idle : callable
         Tidies up, called with the connection when nothing was written for a while.
-    inline_always : bool
-        Whether a commit is cheap (no ``fsync``), so that a lone write needs no measured proof of it.
     pages : callable
         Tells how many pages the log has.
     """
@@ -80,31 +73,20 @@ class Writer:
         check: Callable[[], None],
         check_again: Callable[[], None],
         idle: Callable[[sqlite3.Connection], None],
-        inline_always: bool,
+        cheap: bool,
         pages: Callable[[], int] = lambda: 0,
     ):
         self._connect = connect
-        self._begin = begin
-        self._check = check
-        self._check_again = check_again
         self._idle = idle
-        self._inbox: queue.SimpleQueue[Unit[Any, Any] | None] = queue.SimpleQueue()
-        self._waiting = 0  # units in the inbox or in a group
-        self._lock = threading.Lock()  # the connection is used under it alone
-        self._counting = threading.Lock()
-        self._inline_always = inline_always
-        self._log = Log(pages, LONG_UNSYNCED if inline_always else LONG)
-        self._inlined = 0
-        self._commit_s = 0.0 if inline_always else INLINE_COMMIT_S  # smoothed
-        self._turn: tuple[Any, Any] | None = None  # loop and task that wrote inline in this turn of the loop
-        self._inline_s = 0.0  # since others had their turns
-        self._closed = False
+        self._inbox = Inbox()
+        self.transactions = Transactions(begin, check, check_again, cheap)
+        self.inline = Inline(self.transactions, self._inbox, self._look_at_log)
+        self._log = Log(pages, LONG_UNSYNCED if cheap else LONG)
         self.alarm_at: float | None = None  # seconds since 1970
         self._at_alarm: Callable[[], None]
         clock.alarmed.add(self)
         self._later: list[Unit[Any, Any]] = []  # failed, and nobody waits: tried again
         self._later_at = 0.0
-        self.connection: sqlite3.Connection | None = None
         self._ready: ThreadFuture[None] = ThreadFuture()
         self._thread = threading.Thread(target=self._run, name="sitq-writer", daemon=True)
 
@@ -117,11 +99,7 @@ class Writer:
 
     def stop(self) -> None:
         """Finish what is queued, then close the connection; see :meth:`join`."""
-        with self._counting:
-            if self._closed:
-                return
-            self._closed = True
-            self._inbox.put(None)
+        self._inbox.close()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end. True: it ended."""
@@ -141,11 +119,7 @@ class Writer:
     ) -> Unit[A, R]:
         """Queue a unit; it is part of the next group."""
         unit = Unit(rank, operation, argument, loop, to, patient)
-        with self._counting:
-            if self._closed:
-                raise QueueClosed("the backend is closed")
-            self._waiting += 1
-            self._inbox.put(unit)
+        self._inbox.put(unit)
         return unit
 
     async def write(
@@ -171,14 +145,12 @@ class Writer:
         inline : bool
             False: it is large, and leaves the caller's thread in any case.
         """
-        if inline and self.may_inline():
-            done, result = self.try_inline(operation, argument, alone)
+        if inline and self.inline.may():
+            done, result = self.inline.run(operation, argument, alone)
             if done:
-                if self._inline_s > YIELD_S:
-                    self._inline_s = 0.0
+                if self.inline.owes_turns:
                     try:
-                        await asyncio.sleep(0)  # a plain loop of writes must not starve the notebook:
-                        await asyncio.sleep(0)  # a timer needs a turn to end, and whoever waits for it another one
+                        await self.inline.give_turns()
                     except asyncio.CancelledError:
                         if undo is not None:
                             undo(result)  # type: ignore[arg-type]  # done
@@ -207,99 +179,40 @@ class Writer:
             if threading.current_thread() is not self._thread:
                 self.post(0, nothing, None)  # wakes the thread
 
-    def may_inline(self) -> bool:
-        """Whether a write now is cheap enough for the caller's thread, and no other task writes in this turn."""
-        if self._waiting or self._commit_s >= INLINE_COMMIT_S or self.connection is None:
-            return False
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        turn = self._turn
-        if turn is None or turn[0] is not loop:
-            self._turn = (loop, task)
-            loop.call_soon(self._next_turn)
-            return True
-        return turn[1] is task  # others make a group, such as those of a gather
-
-    def _next_turn(self) -> None:
-        self._turn = None
-
-    def try_inline(
-        self,
-        operation: Operation[A, R],
-        argument: A,
-        alone: Callable[[sqlite3.Connection], R | None] | None = None,
-    ) -> tuple[bool, R | None]:
-        """Run one unit on this thread, unless the connection or the database is busy."""
-        with Uninterrupted():
-            if not self._lock.acquire(blocking=False):
-                return False, None
-            try:
-                started = time.perf_counter()
-                connection = self.connection
-                if connection is None or self._waiting or self._closed:
-                    return False, None
-                result: R | None = None
-                if alone is not None:
-                    self._check()
-                    result = alone(connection)
-                if result is not None:
-                    self._check_again()
-                    self._committed_in(time.perf_counter() - started)
-                else:
-                    begin(connection)
-                    result = self._transact(connection, [(operation, [argument])], False, 0.0)[0][0]
-                self._inline_s += time.perf_counter() - started
-                self._inlined += 1
-                if self._inlined % LOOK_EVERY == 0 and self._log.is_long():
-                    with contextlib.suppress(QueueClosed):
-                        self.post(0, nothing, None)  # the thread does the checkpoint: 4 ms are too long for a loop
-                return True, result
-            except (Careful, BackendLocked):
-                return False, None
-            except sqlite3.Error as error:
-                if is_busy(error):
-                    return False, None
-                raise translated(error) from error
-            finally:
-                self._lock.release()
-
-    def _committed_in(self, seconds: float) -> None:
-        if not self._inline_always:
-            self._commit_s += 0.2 * (seconds - self._commit_s)
+    def _look_at_log(self) -> None:
+        if self._log.is_long():
+            with contextlib.suppress(QueueClosed):
+                self.post(0, nothing, None)  # the thread does the checkpoint: 4 ms are too long for a loop
 
     # ---- the thread ----
     def _run(self) -> None:
         try:
-            self.connection = connection = self._connect()
+            self.transactions.connection = connection = self._connect()
         except BaseException as error:  # whatever it is, the opener waits for it
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
         idle_at: float | None = None  # when to tidy up
-        open_ = True
-        while open_:
-            try:
-                unit = self._inbox.get(timeout=self._until_next(idle_at))
-            except queue.Empty:
-                if idle_at is not None and time.monotonic() >= idle_at:
-                    idle_at = None
-                    self._tidy(connection)
-            else:
+        while not self._inbox.ended:
+            units: list[Unit[Any, Any]] = []
+            if self._inbox.wait(self._until_next(idle_at), units):
                 idle_at = time.monotonic() + IDLE_S
-                units: list[Unit[Any, Any]] = []
-                open_ = self._take(unit, units) and self._take_all(units)
                 try:
                     self._commit(connection, units)
                 except Exception as error:  # no error may end the thread: every later caller would wait for ever
                     log.exception("sitq: the writer met an unexpected error")
                     self._settle([(unit, None, error) for unit in units])
                 if self._log.is_long():
-                    with self._lock:  # its writers were told, and nobody else writes here
+                    with self.transactions.lock:  # its writers were told, and nobody else writes here
                         self._log.copy_back(connection)
+            elif idle_at is not None and time.monotonic() >= idle_at:
+                idle_at = None
+                self._tidy(connection)
             self.ring()
             self._try_again()
         self._tidy(connection)
-        with self._lock:
-            self.connection = None
+        with self.transactions.lock:
+            self.transactions.connection = None
             connection.close()
 
     def _until_next(self, idle_at: float | None) -> float | None:
@@ -330,51 +243,25 @@ class Writer:
 
     def _tidy(self, connection: sqlite3.Connection) -> None:
         try:
-            with self._lock:
+            with self.transactions.lock:
                 self._idle(connection)
         except Exception as error:  # the next write tells its caller
             log.warning("sitq: the database could not be tidied up: %s", error)
 
-    def _take(self, unit: Unit[Any, Any] | None, units: list[Unit[Any, Any]]) -> bool:
-        """Add a unit to a group. False: it was the last."""
-        if unit is None:
-            return False
-        if unit.taken:
-            self._done(1)  # its caller was cancelled before
-        else:
-            unit.taken = True
-            units.append(unit)
-        return True
-
-    def _take_all(self, units: list[Unit[Any, Any]]) -> bool:
-        """Add what has arrived to a group. False: the last unit was among it."""
-        while len(units) < GROUP:
-            try:
-                unit = self._inbox.get_nowait()
-            except queue.Empty:
-                return True
-            if not self._take(unit, units):
-                return False
-        return True
-
-    def _done(self, n: int) -> None:
-        with self._counting:
-            self._waiting -= n
-
     def _commit(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]], careful: bool = False) -> None:
         """Write a group, and tell its callers."""
-        with self._lock:
+        with self.transactions.lock:
             if not self._begin_patiently(connection, units):
                 return
             units.sort(key=lambda unit: unit.rank)
             groups = [(key[1], list(same)) for key, same in groupby(units, key=lambda u: (u.rank, u.operation))]
             failure: Exception | None = None
             try:
-                results = self._transact(
+                results = self.transactions.run(
                     connection,
                     [(operation, [u.argument for u in same]) for operation, same in groups],
                     careful,
-                    CLOSING_S if self._closed else PATIENCE_S,
+                    CLOSING_S if self._inbox.closed else PATIENCE_S,
                 )
             except Exception as error:
                 failure = error
@@ -394,45 +281,6 @@ class Writer:
             for unit in tuple(units):
                 self._commit(connection, [unit], careful)
 
-    def _transact(
-        self,
-        connection: sqlite3.Connection,
-        groups: list[tuple[Operation[Any, Any], list[Any]]],
-        careful: bool,
-        patience_s: float,
-    ) -> list[Sequence[Any]]:
-        """Run operations in the transaction that was begun, and wait so long for a commit.
-
-        Raises errors of sitq, with nothing written, except :class:`CommitUnknown`.
-        """
-        transaction = None
-        try:
-            transaction = self._begin(connection, careful)
-            results = [operation(transaction, arguments) for operation, arguments in groups]
-            transaction.finish()
-            self._check()
-            started = time.perf_counter()
-            try:
-                commit(connection, patience_s)
-            except sqlite3.Error as error:
-                if not came_through(connection, error, transaction.came_through):
-                    raise
-            self._check_again()
-            self._committed_in(time.perf_counter() - started)
-        except BaseException as error:
-            if transaction is not None:
-                transaction.rolled_back()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise translated(error) from error
-            raise
-        try:
-            transaction.committed()
-        except Exception:  # it is written, and must not be written again
-            log.exception("sitq: a listener failed")
-        return results
-
     def _begin_patiently(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]]) -> bool:
         """Begin. False: the patience of all units ended while another program held the lock.
 
@@ -450,8 +298,7 @@ class Writer:
                     break
             time.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, 0.02)
-            if not self._take_all(units):  # what arrives meanwhile has a patience of its own
-                self._inbox.put(None)
+            self._inbox.take(units)  # what arrives meanwhile has a patience of its own
             now = time.monotonic()
             # At the end, too: our own beat may hold the lock just then, and an exit waits for its last writes.
             late = [u for u in units if now - u.since > self._patience(u)]
@@ -466,19 +313,19 @@ class Writer:
         return False
 
     def _patience(self, unit: Unit[Any, Any]) -> float:
-        if self._closed:
+        if self._inbox.closed:
             return CLOSING_S
         return math.inf if unit.patient else PATIENCE_S
 
     def _settle(self, outcomes: list[Settled]) -> None:
         outcomes = [outcome for outcome in outcomes if not outcome[0].settled]
-        self._done(len(outcomes))  # before they hear of it: their next write may be a lone one
+        self._inbox.done(len(outcomes))  # before they hear of it: their next write may be a lone one
         settle(outcomes, self._failed_unseen)
 
     def _failed_unseen(self, unit: Unit[Any, Any], error: BaseException) -> None:
         """Try again what nobody waits for, such as a look for tasks, if the error may pass."""
         may_pass = isinstance(error, BackendFull | BackendLocked | CommitUnknown) or type(error) is BackendError
-        passing = may_pass and not self._closed
+        passing = may_pass and not self._inbox.closed
         log.error("sitq: a write failed%s: %s", " and will be tried again" if passing else "", error)
         if passing:
             self._later.append(unit)

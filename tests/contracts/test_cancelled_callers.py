@@ -19,8 +19,8 @@ class Gate:
         self.reached = threading.Event()
         self.opened = threading.Event()
         self.shut = False
-        monkeypatch.setattr(backend._open.writer, "_check", self._check)  # type: ignore[attr-defined]
-        monkeypatch.setattr(backend._open.writer, "may_inline", lambda: False)  # type: ignore[attr-defined]
+        monkeypatch.setattr(backend._open.writer.transactions, "check", self._check)  # type: ignore[attr-defined]
+        monkeypatch.setattr(backend._open.writer.inline, "may", lambda: False)  # type: ignore[attr-defined]
 
     def _check(self) -> None:
         if self.shut:

@@ -271,7 +271,7 @@ async def test_a_resume_is_told_also_beside_other_changes(pair: tuple[Backend, B
     one.attach(hands.claimer)
     await settled(one)
     with heart_of(one) as heart:
-        with other._open.writer._lock:  # type: ignore[attr-defined]
+        with other._open.writer.transactions.lock:  # type: ignore[attr-defined]
             blocked = asyncio.create_task(settled(other))
             await asyncio.sleep(0.01)
             group = asyncio.gather(other.pause("default", False), other.cancel(Filter(numbers=[1])))

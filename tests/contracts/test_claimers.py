@@ -213,7 +213,7 @@ async def test_a_commit_that_fails_gives_the_slots_back(make: Make, monkeypatch:
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(writer, "_check", check)
+        monkeypatch.setattr(writer.transactions, "check", check)
         for _ in range(2):
             with pytest.raises(SitqError):
                 await backend.enqueue(new_tasks())

@@ -135,13 +135,13 @@ async def test_what_an_unconfirmed_commit_wrote_does_not_come_back_after_a_crash
 async def test_such_a_commit_would_come_back_if_nothing_took_its_place(backend: SQLiteBackend, disk: Disk) -> None:
     """Shows that the test above can fail."""
     writer = backend._open.writer
-    assert writer.connection is not None
+    assert writer.transactions.connection is not None
     disk.fate = ["unsynced"]
-    with writer._lock:
-        writer.connection.execute("BEGIN IMMEDIATE")
-        writer.connection.execute("UPDATE tasks SET number = 7")
+    with writer.transactions.lock:
+        writer.transactions.connection.execute("BEGIN IMMEDIATE")
+        writer.transactions.connection.execute("UPDATE tasks SET number = 7")
         with pytest.raises(sqlite3.OperationalError):
-            writer.connection.execute("COMMIT")
+            writer.transactions.connection.execute("COMMIT")
     assert await backend.numbers(Filter()) == [1]
     assert await numbers_in(disk.after_a_crash()) == [7]
 
@@ -206,7 +206,7 @@ async def test_a_result_whose_commit_failed_is_stored_once_and_brings_the_next_t
 async def test_a_group_that_did_not_come_through_is_written_again_and_once(
     backend: SQLiteBackend, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend._open.writer, "may_inline", lambda: False)
+    monkeypatch.setattr(backend._open.writer.inline, "may", lambda: False)
     disk.fate = ["unsynced"]
     answers = await asyncio.gather(*(backend.enqueue(new_tasks()) for _ in range(5)))
     assert sorted(answers) == [[2], [3], [4], [5], [6]]
@@ -219,12 +219,12 @@ async def test_where_nobody_knows_whether_it_is_stored_that_is_said_and_nothing_
 ) -> None:
     statements: list[str] = []
     writer = backend._open.writer
-    assert writer.connection is not None
-    writer.connection.set_trace_callback(statements.append)
-    monkeypatch.setattr(writer, "may_inline", lambda: inline)
+    assert writer.transactions.connection is not None
+    writer.transactions.connection.set_trace_callback(statements.append)
+    monkeypatch.setattr(writer.inline, "may", lambda: inline)
     disk.always = "unsynced"
     answers = await asyncio.gather(*(backend.enqueue(new_tasks()) for _ in range(n)), return_exceptions=True)
-    writer.connection.set_trace_callback(None)
+    writer.transactions.connection.set_trace_callback(None)
     assert [type(answer) for answer in answers] == [CommitUnknown] * n
     assert "unknown" in str(answers[0])
     assert "key=" in str(answers[0])

@@ -370,13 +370,13 @@ async def test_a_folder_that_may_not_be_written_is_named(public_folder: Path) ->
 
 
 async def test_a_database_that_turns_read_only_says_so(backend: SQLiteBackend) -> None:
-    connection = backend._open.writer.connection
+    connection = backend._open.writer.transactions.connection
     assert connection is not None
-    with backend._open.writer._lock:
+    with backend._open.writer.transactions.lock:
         connection.execute("PRAGMA query_only = ON")
     with pytest.raises(BackendError, match="may not be written"):
         await backend.enqueue(new_tasks())
-    with backend._open.writer._lock:
+    with backend._open.writer.transactions.lock:
         connection.execute("PRAGMA query_only = OFF")
     assert await backend.enqueue(new_tasks()) == [1]
 
@@ -474,9 +474,9 @@ async def test_without_a_wal_writers_and_readers_wait_for_each_other(
 # ---- full ----
 def limit(backend: SQLiteBackend, pages: int) -> None:
     writer = backend._open.writer
-    assert writer.connection is not None
-    with writer._lock:
-        writer.connection.execute(f"PRAGMA max_page_count = {pages}")
+    assert writer.transactions.connection is not None
+    with writer.transactions.lock:
+        writer.transactions.connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 async def test_a_full_disk_is_told_leaves_no_row_and_passes(
@@ -952,9 +952,9 @@ async def test_a_process_killed_at_the_nth_write_loses_nothing_that_was_acked(
 
 
 async def test_sqlite_is_asked_for_full_durability(backend: SQLiteBackend) -> None:
-    connection = backend._open.writer.connection
+    connection = backend._open.writer.transactions.connection
     assert connection is not None
-    with backend._open.writer._lock:
+    with backend._open.writer.transactions.lock:
         (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
         (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
         (secure,) = connection.execute("PRAGMA secure_delete").fetchone()

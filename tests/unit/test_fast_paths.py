@@ -150,7 +150,7 @@ async def test_a_commit_into_a_file_that_goes_meanwhile_is_not_acked(
     if trusted:
         os.utime(tmp_path, (1, 1))
     await backend.enqueue(new_tasks())
-    monkeypatch.setattr(backend._open.writer, "may_inline", lambda: n == 1)
+    monkeypatch.setattr(backend._open.writer.inline, "may", lambda: n == 1)
     armed.append(True)
     answers = await asyncio.gather(*(backend.enqueue(new_tasks()) for _ in range(n)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [BackendMoved] * n
@@ -180,8 +180,8 @@ async def test_a_reader_that_stays_in_the_log_does_not_cause_a_checkpoint_at_eac
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM tasks").fetchall()
         statements: list[str] = []
-        assert backend._open.writer.connection is not None
-        backend._open.writer.connection.set_trace_callback(statements.append)
+        assert backend._open.writer.transactions.connection is not None
+        backend._open.writer.transactions.connection.set_trace_callback(statements.append)
         for _ in range(2000):
             await backend.enqueue(new_tasks())
     await backend.close()
@@ -272,7 +272,7 @@ async def test_a_failed_commit_takes_the_claim_back(
         raise BackendMoved("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend._open.writer, "_check", check)
+        patch.setattr(backend._open.writer.transactions, "check", check)
         with pytest.raises(BackendMoved):
             await backend.enqueue(new_tasks())
     assert (worker.free, worker.busy, delivered) == (1, 0, [])
@@ -285,8 +285,8 @@ async def test_claims_cost_nothing_more_where_no_task_has_a_loss(two: tuple[SQLi
     await backend.enqueue(new_tasks(100))
     session = await registered(backend)
     statements: list[str] = []
-    assert backend._open.writer.connection is not None
-    backend._open.writer.connection.set_trace_callback(statements.append)
+    assert backend._open.writer.transactions.connection is not None
+    backend._open.writer.transactions.connection.set_trace_callback(statements.append)
     started = time.monotonic()
     for _ in range(100):
         await claim_one(backend, session)

@@ -30,8 +30,8 @@ async def plans(path: Path, verb: Callable[[Backend], Awaitable[int]]) -> list[s
     backend = SQLiteBackend(path, durability="normal")
     await backend.open()
     await backend.enqueue(new_tasks(3))
-    assert backend._open.writer.connection is not None
-    backend._open.writer.connection.set_trace_callback(statements.append)
+    assert backend._open.writer.transactions.connection is not None
+    backend._open.writer.transactions.connection.set_trace_callback(statements.append)
     await verb(backend)
     await backend.close()
     connection = sqlite3.connect(path)

@@ -191,7 +191,7 @@ async def statements(queue: sitq.TaskQueue) -> AsyncIterator[list[str]]:
     ((reader, _),) = live.readers.by_loop.values()
 
     async def trace(callback: Callable[[str], object] | None) -> None:
-        live.writer.connection.set_trace_callback(callback)
+        live.writer.transactions.connection.set_trace_callback(callback)
         live._point.set_trace_callback(callback)
         await reader.set_trace_callback(callback)
 

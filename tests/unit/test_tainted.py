@@ -23,9 +23,9 @@ def total(values: list[int]) -> int:
 async def depend(queue: sitq.TaskQueue, task: str, needs: str) -> None:
     assert isinstance(queue.backend, SQLiteBackend)
     opened, number = queue.backend._open, queue.backend.ids.number
-    assert opened.writer.connection is not None
-    with opened.writer._lock:
-        opened.writer.connection.execute(
+    assert opened.writer.transactions.connection is not None
+    with opened.writer.transactions.lock:
+        opened.writer.transactions.connection.execute(
             "INSERT INTO dependencies (task, needs, if_failed, is_argument) VALUES (?, ?, 'fail', 0)",
             (number(task), number(needs)),
         )

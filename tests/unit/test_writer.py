@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sitq import clock
+from sitq.backends import inlining
 from sitq.backends import writer as writer_module
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.units import Careful
@@ -176,7 +177,7 @@ async def test_an_error_in_the_making_of_a_group_leaves_the_connection_usable(
         raise ValueError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.writer, "_begin", no)
+        patch.setattr(store.writer.transactions, "_begin", no)
         with pytest.raises(ValueError, match="no"):
             store.post(insert, 1).result(FIVE_S)
         with pytest.raises(ValueError, match="no"):
@@ -187,9 +188,9 @@ async def test_an_error_in_the_making_of_a_group_leaves_the_connection_usable(
 
 
 async def test_a_transaction_that_was_left_open_is_rolled_back_by_the_next(store: Store) -> None:
-    assert store.writer.connection is not None
-    store.writer.connection.execute("BEGIN IMMEDIATE")
-    store.writer.connection.execute("INSERT INTO t VALUES (99)")
+    assert store.writer.transactions.connection is not None
+    store.writer.transactions.connection.execute("BEGIN IMMEDIATE")
+    store.writer.transactions.connection.execute("INSERT INTO t VALUES (99)")
     assert store.post(insert, 1).result(FIVE_S) == 1
     assert store.rows() == [1]
 
@@ -264,8 +265,8 @@ async def test_a_caller_whose_loop_is_gone_is_no_trouble(store: Store, locker: s
 
 
 async def test_a_caller_cancelled_in_its_yield_is_undone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "YIELD_S", -1.0)
-    monkeypatch.setattr(store.writer, "may_inline", lambda: True)
+    monkeypatch.setattr(inlining, "TURN_S", -1.0)
+    monkeypatch.setattr(store.writer.inline, "may", lambda: True)
     undone: list[int] = []
     task = asyncio.create_task(store.writer.write(0, insert, 1, undo=undone.append))
     await asyncio.sleep(0)
@@ -276,7 +277,7 @@ async def test_a_caller_cancelled_in_its_yield_is_undone(store: Store, monkeypat
 
 
 async def test_a_plain_loop_of_writes_gives_the_others_a_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.writer, "may_inline", lambda: True)
+    monkeypatch.setattr(store.writer.inline, "may", lambda: True)
     turns = 0
 
     async def other() -> None:
@@ -355,7 +356,7 @@ async def test_what_nobody_waits_for_is_tried_again_if_the_error_may_pass(
     store.writer.post(0, full_twice, None)
     assert done.wait(FIVE_S)
     assert store.post(insert, 1).result(FIVE_S) == 1
-    assert store.writer._waiting == 0
+    assert store.writer._inbox.waiting == 0
 
 
 async def test_what_nobody_waits_for_is_given_up_if_the_error_stays(
@@ -364,7 +365,7 @@ async def test_what_nobody_waits_for_is_given_up_if_the_error_stays(
     store.writer.post(0, explode, ValueError("a broken operation"))
     assert store.post(insert, 1).result(FIVE_S) == 1
     assert "a broken operation" in caplog.text
-    assert store.writer._waiting == 0
+    assert store.writer._inbox.waiting == 0
     assert store.writer._later == []
 
 
@@ -468,8 +469,8 @@ def opened(
     loop = asyncio.new_event_loop()
     backend = SQLiteBackend(tmp_path / "sitq.db", durability="normal")
     loop.run_until_complete(backend.open())
-    monkeypatch.setattr(writer_module, "YIELD_S", 1e9)
-    monkeypatch.setattr(backend._open.writer, "may_inline", lambda: True)
+    monkeypatch.setattr(inlining, "TURN_S", 1e9)
+    monkeypatch.setattr(backend._open.writer.inline, "may", lambda: True)
     yield loop, backend
     loop.run_until_complete(backend.close())
     loop.close()
