@@ -81,6 +81,8 @@ class Progress:
         self._busy_before_s = 0.0  # for how long its functions had run then
         self._since_us = batch._mapped_at  # of which starts the pace at the end is told
         self._finished_us = 0  # when it was last seen with no task left
+        self._earlier = (0, 0.0)  # tasks that ran, and seconds at work, before it went on after such a time
+        self._round: tuple[int, float] | None = None  # … and since, once no task is left
         self._stood: float | None = None  # when it was last seen standing still: nothing of it ran, nor could
         self._stood_s = 0.0  # for how long it has, since the pace began here
         self._stood_before_s = 0.0  # … while no task had started since
@@ -113,12 +115,9 @@ class Progress:
         elapsed, ended = time.monotonic() - self._since, counts.completed + counts.failed - self._ran_before
         at_work = elapsed - self._stood_s
         if not counts.left:
-            if ended <= 0 or self._affordable(counts.total):
-                whole = await self._pace(self._since_us, self._stood_at)
-                ended, elapsed, at_work = whole.ran, whole.seconds, whole.seconds - whole.stood_s
-            else:
-                elapsed = time.monotonic() - self._idle_until
-                at_work = elapsed - (self._stood_s - self._stood_before_s)
+            self._round = self._round or await self._measured(counts.total, ended)
+            ended, elapsed = self._earlier[0] + self._round[0], self._earlier[1] + self._round[1]
+            at_work = elapsed
         rate = ended / at_work if ended > 0 and at_work > 0 else None
         again = self.last is not None and counts.finished < self.last.counts.finished
         if again or not counts.left or self.track != self._tracked or self._close_look.due():
@@ -167,7 +166,8 @@ class Progress:
         now, before = time.monotonic(), self.last
         ran = counts.completed + counts.failed  # what is cancelled ends, and says nothing about the pace
         if before is not None and before.finished and counts.left:  # it goes on: a retry, a rerun
-            self._ran_before, self._since_us = None, self._finished_us
+            self._ran_before = None
+            self._begin_round()
         if self._ran_before is None or ran < self._ran_before:
             self._ran_before, self._since = ran, now
             self._busy_before_s = await self._busy_s()
@@ -187,8 +187,24 @@ class Progress:
         self._held_until = (now, counts.processing)
         if not counts.left:
             if before is not None and before.finished and (await self._pace(self._finished_us)).ran:
-                self._since_us = self._finished_us  # it went on, and ended, between two looks
+                self._ran_before = ran  # it went on, and ended, between two looks
+                self._begin_round()
             self._finished_us = now_us
+
+    def _begin_round(self) -> None:
+        """Go on after a time when no task was left."""
+        self._since_us = self._finished_us
+        if self._round is not None:
+            self._earlier = (self._earlier[0] + self._round[0], self._earlier[1] + self._round[1])
+        self._round = None
+
+    async def _measured(self, total: int, ended: int) -> tuple[int, float]:
+        """Return how many tasks ran since this round began, and for how long it was at work, without its pauses."""
+        if ended <= 0 or self._affordable(total):
+            whole = await self._pace(self._since_us, self._stood_at)
+            return whole.ran, whole.seconds - whole.stood_s
+        elapsed = time.monotonic() - self._idle_until
+        return ended, elapsed - (self._stood_s - self._stood_before_s)
 
     async def _stands(self, pending: int, held: int, has_workers: bool) -> bool:
         """Whether nothing more of it can start: a pause of hours is not its pace."""

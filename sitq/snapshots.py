@@ -41,7 +41,7 @@ class Snapshot:
     counts: Counts
     kept: int  # finished before this map
     held: int  # pending tasks that are paused or left by an earlier kernel
-    elapsed_s: float  # since the first of them could run, without the time before this bar's kernel
+    elapsed_s: float  # since the bar is there or the batch went on; at the end, for how long it was at work in all
     rate: float | None  # completions a second, None before the first
     eta_s: tuple[float, float] | None  # low and high, None before three completions
     in_use: int  # slots of these that are taken, by whatever runs there
