@@ -4,6 +4,8 @@ Ends with an error when a cell fails or when a point of the sweep did not comple
 """
 
 import asyncio
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,11 +19,23 @@ from notebooks import execute, fresh_copy
 
 BUILD = Path(__file__).parent.parent / "build"
 NAME = "02_parameter_sweep.ipynb"
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)]+)\)")  # to a file, not to a page, a heading or a picture
 
 
 async def stored_frame(database: Path) -> pd.DataFrame:
     async with sitq.TaskQueue(database) as queue:
         return await queue.to_frame()
+
+
+def name_linked_files(notebook: nbformat.NotebookNode) -> None:
+    """Say where a linked file stands, in place of the link: it is not beside the exported page."""
+
+    def named(link: re.Match[str]) -> str:
+        return f"{link[1]} (`{os.path.normpath(Path('notebooks', link[2]))}`)"
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(named, cell.source)
 
 
 def main() -> str | None:
@@ -32,6 +46,7 @@ def main() -> str | None:
     print(f"executing {NAME}", flush=True)
     notebook = execute(folder / NAME)
     nbformat.write(notebook, folder / NAME)
+    name_linked_files(notebook)
     html, _ = HTMLExporter().from_notebook_node(notebook)
     (BUILD / "demo.html").write_text(html, encoding="utf-8")
 
