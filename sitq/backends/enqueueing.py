@@ -10,6 +10,7 @@ from typing import Any
 from sitq.backends import changes
 from sitq.backends.base import Claimer
 from sitq.backends.batching import ack_batch, check_mapping
+from sitq.backends.claiming import promote
 from sitq.backends.committing import came_through
 from sitq.backends.depending import depend
 from sitq.backends.group import (
@@ -26,7 +27,6 @@ from sitq.backends.group import (
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.sharing import any_shared, use
-from sitq.backends.working import promote
 from sitq.clock import now_us
 from sitq.models import PENDING, PROCESSING, Waits
 from sitq.rows import Claim, NewTasks, Options

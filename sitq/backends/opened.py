@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitq import clock
-from sitq.backends import changes, depending, enqueueing, guard, queries, telling, working
+from sitq.backends import changes, claiming, depending, enqueueing, guard, queries, telling
 from sitq.backends.base import GAP, Change, Claimer, tell
 from sitq.backends.connecting import connect, open_database, patiently
 from sitq.backends.group import Caches, Group
@@ -135,7 +135,7 @@ class Opened:
     def look(self) -> None:
         """Look for tasks for the workers of this process."""
         with contextlib.suppress(QueueClosed):
-            self.writer.post(LOOK, working.look, None, patient=True)
+            self.writer.post(LOOK, claiming.look, None, patient=True)
 
     def forget(self, before: int) -> None:
         """Forget changes that are too old, in transactions of the writer's thread."""
@@ -225,7 +225,7 @@ class Transaction(Group):
         """Claim for the workers, then write counters and changes."""
         depending.follow(self)
         if self.claimable:
-            working.serve(self, self.claimers)
+            claiming.serve(self, self.claimers)
         super().finish()
         if self.new:
             self._opened.own.append((self.new[0], self.new[-1]))  # before the commit, after which the heart looks

@@ -1,6 +1,6 @@
 """The verbs of the SQLite backend that write: each hands a unit of work to the writer, and says what undoes it.
 
-What units do stands in :mod:`sitq.backends.enqueueing`, ``batching``, ``working`` and ``steering``.
+What units do stands in :mod:`sitq.backends.enqueueing`, ``batching``, ``claiming``, ``completing`` and ``steering``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from functools import partial
 
 from sitq.backends import (
     batching,
+    claiming,
     coding,
+    completing,
     enqueueing,
     limiting,
     queries,
@@ -21,13 +23,13 @@ from sitq.backends import (
     sharing,
     steering,
     telling,
-    working,
 )
 from sitq.backends.base import Claimer
+from sitq.backends.claiming import Claiming
+from sitq.backends.completing import Completing
 from sitq.backends.opened import COMPLETE, ENQUEUE, LOOK, RELEASE, STEER
 from sitq.backends.reading import Reading
 from sitq.backends.releasing import Releasing
-from sitq.backends.working import Claiming, Completing
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, NewVersion, Renewal, Stop
 from sitq.errors import QueueClosed
 from sitq.models import COMPLETED, Waits
@@ -115,11 +117,11 @@ class Writing(Reading):
             with contextlib.suppress(QueueClosed):
                 writer.post(RELEASE, releasing.release, Releasing(session, numbers, None), patient=True)
 
-        return await writer.write(LOOK, working.claim, Claiming(session, n, lanes), undo=give_back)
+        return await writer.write(LOOK, claiming.claim, Claiming(session, n, lanes), undo=give_back)
 
     def more(self, claimer: Claimer, slots: int) -> None:
         """Change the free slots of a claimer, and look for tasks."""
-        self._open.writer.post(RELEASE, working.more, (claimer, slots), patient=True)
+        self._open.writer.post(RELEASE, claiming.more, (claimer, slots), patient=True)
 
     async def append(self, session: int, told: Sequence[Told]) -> None:
         """Store what running attempts tell, fenced."""
@@ -136,7 +138,7 @@ class Writing(Reading):
         """Store how attempts ended, fenced, and claim the next tasks in the same transaction."""
         request = Completing(session, completions, claimer, freed, told)
         inline = max(len(completions), freed) <= INLINE_ROWS and not told
-        return await self._open.writer.write(COMPLETE, working.complete, request, patient=True, inline=inline)
+        return await self._open.writer.write(COMPLETE, completing.complete, request, patient=True, inline=inline)
 
     async def release(self, session: int, claims: Sequence[tuple[int, int]], claimer: Claimer | None = None) -> None:
         """Give claims back, uncharged."""

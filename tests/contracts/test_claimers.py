@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sitq.backends import group, working
+from sitq.backends import claiming, group
 from sitq.backends.base import Backend
 from sitq.errors import SitqError
 from sitq.models import PENDING, PROCESSING, Waits
@@ -265,7 +265,7 @@ async def test_where_a_call_takes_no_other_with_it_a_task_runs_alone_after_its_s
 async def test_a_task_that_is_to_run_alone_after_two_losses_does_not_empty_a_worker_after_one(
     backend: Backend, lossy: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(working, "LAST_S", 0)
+    monkeypatch.setattr(claiming, "LAST_S", 0)
     await backend.enqueue(new_tasks(4))
     hands = await attached(backend, 2, alone_from=2)
     first, second = await hands.take(2)
@@ -294,7 +294,7 @@ async def test_a_task_with_a_loss_waits_for_an_empty_worker(backend: Backend) ->
 @pytest.fixture
 async def lossy(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> int:
     """A task that lost its worker just now."""
-    monkeypatch.setattr(working, "LAST_S", 3600)
+    monkeypatch.setattr(claiming, "LAST_S", 3600)
     (number,) = await backend.enqueue(new_tasks())
     session = await registered(backend)
     await backend.claim(session, 1, LOCAL)
@@ -314,7 +314,7 @@ async def test_a_task_with_a_loss_that_waited_too_long_goes_before_the_others_an
     first, second = await hands.take(2)
     await finish(backend, hands, first)
     (third,) = await hands.take(1)  # it lets the others go first
-    monkeypatch.setattr(working, "LAST_S", 0)
+    monkeypatch.setattr(claiming, "LAST_S", 0)
     await finish(backend, hands, second)
     await settled(backend)
     assert hands.empty()  # … no more: the worker empties itself
@@ -334,7 +334,7 @@ async def test_a_worker_that_empties_itself_goes_on_when_another_one_took_the_ta
     await backend.enqueue(new_tasks(10))
     hands = await attached(backend, 2)
     first, _ = await hands.take(2)
-    monkeypatch.setattr(working, "LAST_S", 0)
+    monkeypatch.setattr(claiming, "LAST_S", 0)
     await finish(backend, hands, first)
     await settled(backend)
     assert hands.empty()
@@ -355,7 +355,7 @@ async def test_a_task_with_a_loss_that_may_not_run_keeps_nobody_waiting(
         session = await registered(backend)
         (claim,) = await backend.claim(session, 1, LOCAL)
         await backend.complete(session, [again(claim, claim.number + 2**60)])
-    monkeypatch.setattr(working, "LAST_S", 0)
+    monkeypatch.setattr(claiming, "LAST_S", 0)
     for lane in ("default", "b"):
         await backend.enqueue(new_tasks(4, lane=lane))
     hands = await attached(backend, 2, ("b",) if why == "other lane" else ("default", "b"))
@@ -374,7 +374,7 @@ async def test_the_delay_of_a_retry_is_no_waiting(
     await backend.enqueue(new_tasks(10))
     hands = await attached(backend, 1)
     (first,) = await hands.take(1)
-    monkeypatch.setattr(working, "LAST_S", 60)
+    monkeypatch.setattr(claiming, "LAST_S", 60)
     monkeypatch.setattr(group, "now_us", lambda: time.time_ns() // 1000 + (3600 + since_due_s) * 10**6)
     await finish(backend, hands, first)
     assert [claim.losses for claim in await hands.take(1)] == [losses]

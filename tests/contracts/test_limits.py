@@ -432,6 +432,6 @@ async def test_a_limit_that_nobody_made_is_refused(backend: Backend) -> None:
 
 
 async def test_a_claim_without_limits_reads_none(backend: Backend, worker: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("sitq.backends.working.allowances", None)  # whoever calls it fails
+    monkeypatch.setattr("sitq.backends.claiming.allowances", None)  # whoever calls it fails
     await backend.enqueue(new_tasks(3))
     assert await number_of(backend, worker) == 3

@@ -20,7 +20,7 @@ WORKER = """
 import asyncio, sys
 import sitq
 from sitq import liveness, session
-from sitq.backends import working
+from sitq.backends import completing
 
 {patches}
 
@@ -35,10 +35,10 @@ asyncio.run(main())
 ON_ANOTHER_HOST = """session.here = lambda: liveness.Place("another host", "its boot", 1)\n"""
 DEAF = """session.HeartThread._beat = lambda *given: None\n"""  # so it does not notice that it was declared dead
 UNFENCED = """
-sql_of_one = working.DONE[1]
-for n, sql in working.DONE.items():
-    working.DONE[n] = sql.partition(" AND tasks.state = 1")[0] + " AND ? IS NOT NULL"
-working.DONE[1] = sql_of_one.partition(" AND state = 1")[0] + " AND ?3 AND ?8"
+sql_of_one = completing.DONE[1]
+for n, sql in completing.DONE.items():
+    completing.DONE[n] = sql.partition(" AND tasks.state = 1")[0] + " AND ? IS NOT NULL"
+completing.DONE[1] = sql_of_one.partition(" AND state = 1")[0] + " AND ?3 AND ?8"
 """
 ROBBER = """liveness.Observer.dead = lambda self, sessions, now: [one.number for one in sessions]\n"""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sitq import SQLiteBackend, TaskQueue, Worker
-from sitq.backends import connecting, enqueueing, working
+from sitq.backends import claiming, connecting, enqueueing
 from sitq.backends.base import Change, Claimer
 from sitq.backends.changes import Told
 from sitq.backends.checkpointing import LONG, LONG_UNSYNCED
@@ -314,7 +314,7 @@ async def test_a_rolled_back_look_does_not_lose_a_due_task(two: tuple[SQLiteBack
     live = backend._open
 
     def fail(group: Any, arguments: Any) -> Any:
-        working.promote(group)
+        claiming.promote(group)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
