@@ -140,7 +140,7 @@ async def map_rows(
                 await taking.write_full_chunk()
         await taking.end(rules, None if stop_when is None else stop_when.says)
     except BaseException:
-        await asyncio.shield(queue.backend.give_up_map(start.batch, session))
+        await asyncio.shield(queue.backend.give_up_map(start.batch, session, start.version is not None))
         raise
     kept, at = (taking.kept, began_at) if start.version is None else (0, 0)
     made = Batch(queue, start.batch, settings.name, options.lane, taking.numbers, kept=kept, mapped_at=at)

@@ -237,8 +237,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def give_up_map(self, batch: int, session: int) -> None:
-        """End a map that did not come to its end: a new batch goes with its tasks, one taken up is as before."""
+    async def give_up_map(self, batch: int, session: int, is_new: bool) -> None:
+        """End a map whose caller gets an error: a new batch goes with its tasks, one taken up is as before.
+
+        A new batch goes also if its last rows were written meanwhile, since nobody was told of it; what was claimed by
+        then is cancelled. One that was taken up stays as its map made it, if that came to its end.
+        """
 
     @abstractmethod
     async def stop_batch(self, batch: int, stop: Stop) -> int:

@@ -25,9 +25,11 @@ from sitq.backends.group import (
 from sitq.backends.limiting import limit_of
 from sitq.backends.ruling import end_map, hold_with_batch, store_rules
 from sitq.backends.sharing import ANY_USES, any_shared, use
+from sitq.backends.steering import cancel
 from sitq.batch_rows import MapEnd, MapStart, NewBatch, Renewal
 from sitq.errors import BatchExists, BatchNotFound
 from sitq.models import CANCELLED, FAILED, FINAL, PENDING, PROCESSING, Waits
+from sitq.rows import Filter
 from sitq.sealing import ARGUMENTS
 
 UNACKED, UNASKED, LEFT = Waits.UNACKED.value, Waits.UNASKED.value, Waits.LEFT.value
@@ -232,14 +234,21 @@ def give_up(group: Group, requests: Sequence[tuple[int, int]]) -> list[None]:
     return [None] * len(requests)
 
 
-def take_back(group: Group, batches: Sequence[int]) -> list[None]:
-    """Remove new batches whose maps were cancelled as their last rows were written, but for what was claimed since."""
-    for batch in batches:
-        if group.execute("SELECT 1 FROM batches WHERE number = ? AND mapping IS NULL", (batch,)).fetchone():
+def take_back(group: Group, requests: Sequence[tuple[int, int, bool]]) -> list[None]:
+    """Give up maps (batch, session, whether the batch is new) whose callers get an error.
+
+    They may have been cancelled as their last rows were written: then a new batch is whole by now, and goes all the
+    same, but for what was claimed since, which is cancelled.
+    """
+    give_up(group, [(batch, session) for batch, session, _ in requests])
+    for batch, _, is_new in requests:
+        whole = "SELECT 1 FROM batches WHERE number = ? AND mapping IS NULL"
+        if is_new and group.execute(whole, (batch,)).fetchone():
             _remove_unclaimed(group, batch, 0)
+            cancel(group, [Filter(batch=batch)])
             if not group.execute("SELECT 1 FROM tasks WHERE batch = ?", (batch,)).fetchone():
                 _remove_batch(group, batch)
-    return [None] * len(batches)
+    return [None] * len(requests)
 
 
 def _remove_unclaimed(group: Group, batch: int, after: int) -> None:

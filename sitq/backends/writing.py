@@ -49,21 +49,11 @@ class Writing(Reading):
         undo: Callable[[list[int]], object] | None = live.take_back
         if tasks.options.key:
             undo = None  # others may have been given a key's task meanwhile
-        elif tasks.batch and tasks.last:
-            undo = self._take_back_batch(tasks.batch)
+        elif tasks.batch:
+            undo = None  # its map is given up
         alone = partial(live.enqueue_next, tasks) if len(tasks.calls) == 1 else None
         inline = len(tasks.calls) <= INLINE_ROWS
         return await live.writer.write(ENQUEUE, enqueueing.enqueue, tasks, undo=undo, alone=alone, inline=inline)
-
-    def _take_back_batch(self, batch: int) -> Callable[[object], object]:
-        """Return what removes a batch whose map was cancelled while its last rows were written."""
-        writer = self._open.writer
-
-        def take_back(_: object) -> None:
-            with contextlib.suppress(QueueClosed):
-                writer.post(STEER, batching.take_back, batch, patient=True)
-
-        return take_back
 
     async def share(self, made: NewShared) -> None:
         """Store an object that many tasks use, once per content."""
@@ -92,9 +82,9 @@ class Writing(Reading):
         """Put the rows in their places, and let everything that is asked for run."""
         await self._open.writer.write(ENQUEUE, batching.end_maps, end, inline=False)
 
-    async def give_up_map(self, batch: int, session: int) -> None:
-        """End a map that did not come to its end: a new batch goes, one that was taken up is as before."""
-        await self._open.writer.write(STEER, batching.give_up, (batch, session), patient=True)
+    async def give_up_map(self, batch: int, session: int, is_new: bool) -> None:
+        """End a map whose caller gets an error: a new batch goes, one that was taken up is as before."""
+        await self._open.writer.write(STEER, batching.take_back, (batch, session, is_new), patient=True)
 
     async def stop_batch(self, batch: int, stop: Stop) -> int:
         """End or pause a batch by a rule."""

@@ -70,7 +70,7 @@ class Svc:
         return number
 
     async def give_up(self) -> None:
-        await self.backend.give_up_map(self.batch, self.session)
+        await self.backend.give_up_map(self.batch, self.session, is_new=False)
 
     async def claims(self, n: int = 99) -> list[Claim]:
         return await self.backend.claim(self.worker, n, LOCAL)

@@ -22,6 +22,7 @@ from tests.storage import (
     new_batch,
     new_tasks,
     new_version,
+    registered,
     row,
     true_counts,
 )
@@ -90,8 +91,8 @@ async def test_a_dropped_batch_leaves_nothing(backend: Backend, worker: int) -> 
     batch, version = await begin(backend, new_batch("svc"))
     await backend.enqueue(new_tasks(3, batch=batch, version=version, last=False, arguments=[b"x" * 9000] * 3))
     await backend.cancel(Filter(numbers=[2]))
-    await backend.give_up_map(batch, NOBODY)
-    await backend.give_up_map(batch, NOBODY)
+    await backend.give_up_map(batch, NOBODY, is_new=True)
+    await backend.give_up_map(batch, NOBODY, is_new=True)
     assert await backend.batches() == []
     assert await backend.tasks(Filter()) == []
     assert await backend.counts() == await true_counts(backend)
@@ -102,16 +103,41 @@ async def test_a_dropped_batch_leaves_nothing(backend: Backend, worker: int) -> 
 
 async def test_a_chunk_of_a_batch_that_is_gone_is_refused(backend: Backend) -> None:
     batch, version = await begin(backend, new_batch())
-    await backend.give_up_map(batch, NOBODY)
+    await backend.give_up_map(batch, NOBODY, is_new=True)
     with pytest.raises(SitqError, match="gone"):
         await backend.enqueue(new_tasks(3, batch=batch, version=version, last=False))
     assert await backend.tasks(Filter()) == []
 
 
-async def test_a_batch_that_is_whole_is_not_dropped(backend: Backend) -> None:
+async def test_a_batch_that_was_taken_up_and_is_whole_is_not_dropped(backend: Backend) -> None:
     batch, version = await begin(backend, new_batch("svc"))
     await backend.enqueue(new_tasks(3, batch=batch, version=version))
-    await backend.give_up_map(batch, NOBODY)
+    await backend.give_up_map(batch, NOBODY, is_new=False)
+    assert (await backend.counts(batch=batch)).pending == 3
+
+
+async def test_a_new_batch_is_dropped_even_if_it_is_whole_but_for_what_was_claimed(
+    backend: Backend, worker: int
+) -> None:
+    batch, version = await begin(backend, new_batch("svc"))
+    await backend.enqueue(new_tasks(3, batch=batch, version=version))
+    claim = await claim_one(backend, worker)
+    await backend.give_up_map(batch, NOBODY, is_new=True)
+    assert [(r.number, r.cancelling) for r in await backend.tasks(Filter())] == [(claim.number, 1)]
+    assert [r.number for r in await backend.batches()] == [batch]
+    assert await backend.counts() == await true_counts(backend)
+    other, version = await begin(backend, new_batch("other"))
+    await backend.enqueue(new_tasks(3, batch=other, version=version))
+    await backend.give_up_map(other, NOBODY, is_new=True)
+    assert [r.number for r in await backend.batches()] == [batch]
+
+
+async def test_a_batch_that_another_session_maps_again_is_not_dropped(backend: Backend) -> None:
+    session, other = [await registered(backend) for _ in range(2)]
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    await backend.enqueue(new_tasks(3, session=session, batch=batch, version=version))
+    await backend.begin_map(new_batch("svc", session=other))
+    await backend.give_up_map(batch, session, is_new=True)
     assert (await backend.counts(batch=batch)).pending == 3
 
 

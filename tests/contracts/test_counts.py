@@ -60,7 +60,7 @@ class Play:
     async def half_a_batch(self) -> None:
         batch, version = await begin(self.backend, new_batch(lane="gpu"))
         await self.backend.enqueue(new_tasks(3, lane="gpu", batch=batch, version=version, last=False))
-        await self.backend.give_up_map(batch, NOBODY)
+        await self.backend.give_up_map(batch, NOBODY, is_new=True)
 
     async def claim(self) -> None:
         await self.claims(8)

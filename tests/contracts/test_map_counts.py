@@ -129,7 +129,7 @@ class World:
             name, at = found
             way = chance.choice(["give up", "end", "die"])
             if way == "give up":
-                await self.backend.give_up_map(at.batch, at.session)
+                await self.backend.give_up_map(at.batch, at.session, is_new=False)
             elif way == "end":
                 await self.backend.end(at.session)
             else:

@@ -20,7 +20,6 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import BackendLocked, InvalidArgument, InvalidType, SerializationError, SitqError, StaleResults
 from tests.cells import dump, finish, function, mapped, ran, story
 from tests.stage import LONG_S
-from tests.storage import settled
 
 pytestmark = pytest.mark.usefixtures("stage")
 ROOT = Path(__file__).parents[2]
@@ -154,22 +153,32 @@ async def test_a_map_cancelled_at_any_verb_leaves_the_batch_as_it_was_or_whole(
 async def test_a_map_cancelled_at_its_last_chunk_leaves_nothing_that_runs(
     queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    """It is committed then, and the batch whole: all of it is taken back, not that chunk alone."""
+    """It is committed then, and the batch whole: all of it is taken back, before the error reaches the user."""
     monkeypatch.setattr("sitq.backends.writing.INLINE_ROWS", 0)
-    enqueue = queue.backend.enqueue
+    backend, loop, given_up = queue.backend, asyncio.get_running_loop(), threading.Event()
+    enqueue, give_up_map = backend.enqueue, backend.give_up_map
 
-    async def cancelled(tasks: Any) -> list[int]:
+    def check() -> None:  # in the writer's thread, between the last row and its commit
+        if not given_up.is_set():
+            loop.call_soon_threadsafe(mapping.cancel)
+            assert given_up.wait(LONG_S)
+
+    async def last_is_cut(tasks: Any) -> list[int]:
         if tasks.last:
-            asyncio.get_running_loop().call_soon(mapping.cancel)
+            monkeypatch.setattr(backend._open.writer.transactions, "check", check)  # type: ignore[attr-defined]
         return await enqueue(tasks)
 
-    monkeypatch.setattr(queue.backend, "enqueue", cancelled)
+    async def giving_up(*arguments: Any) -> None:
+        given_up.set()
+        await give_up_map(*arguments)
+
+    monkeypatch.setattr(backend, "enqueue", last_is_cut)
+    monkeypatch.setattr(backend, "give_up_map", giving_up)
     mapping = asyncio.create_task(queue.map(function(), range(23), name=name))
     await asyncio.wait([mapping])
     assert mapping.cancelled()
-    await settled(queue.backend)  # it is taken back behind the error
     assert (await queue.counts()).total == 0
-    assert await queue.backend.batches() == []
+    assert await backend.batches() == []
 
 
 async def test_a_map_that_cannot_write_leaves_the_batch_as_it_was(queue: sitq.TaskQueue, path: Path) -> None:
