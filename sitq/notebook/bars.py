@@ -260,12 +260,12 @@ class Bar:
             if self._buttons is not None:
                 self._publish_all("buttons", self._buttons.bundle())
         if self._last is not None:
-            if self._buttons is not None:
-                self._buttons.draw(self._last)
             if self._failures_changed(self._last.failures):
                 self._publish_all("failures", self._failures_bundle())
                 if self._buttons is not None:
                     self._unfold(self._buttons.unfolding)
+            if self._buttons is not None:
+                self._buttons.draw(self._last)
 
     def _publish_all(self, part: str, bundle: Mapping[str, Any]) -> None:
         for display_id in self._displays:
@@ -301,8 +301,8 @@ class Bar:
 
     def _unfold(self, unfolding: Unfolding) -> None:
         """Show the failures as widgets, which stay open when more come."""
-        groups = list(self._kinds.items())[:ROWS]
-        unfolding.draw({found: boxed(failure_html(group, numbered=False)) for found, group in groups})
+        groups = list(self._kinds.values())[:ROWS]
+        unfolding.draw({group.error_type: boxed(failure_html(group, numbered=False)) for group in groups})
 
     def _show_display(self) -> None:
         display_id = f"sitq-{uuid.uuid4().hex}"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from sitq.models import FailureGroup
-from sitq.notebook.unfolding import Unfolding
-from sitq.notebook.words import amount, one_line
+from sitq.notebook.kinds import Kinds
+from sitq.notebook.words import amount
 from sitq.snapshots import Snapshot
 
 ASK_S = 5.0  # how long Cancel waits for its second click
-KINDS, NAME = 8, 40  # kinds of failures that have a button, and characters of their names
 
 
 class Buttons:
-    """Pause or Resume, Cancel (which asks once more), Retry failed and Re-run stale.
+    """Pause or Resume, Retry failed, Cancel (which asks once more) and Re-run stale.
+
+    None moves while the batch runs: the one whose width changes, and the one that may come later, stand last.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class Buttons:
 
     Attributes
     ----------
-    unfolding : Unfolding
-        What is shown below them.
+    unfolding : Kinds
+        The failures below them, which have buttons of their own.
     """
 
     def __init__(self, actions: Mapping[str, object], clicked: Callable[..., None]):
@@ -42,27 +42,25 @@ class Buttons:
         self._was_stale = False
         made = {
             "pause": ("Pause", "Pause: what runs goes on, nothing new starts", self._on_pause),
-            "cancel": ("Cancel", "Cancel every task that is left", self._on_cancel),
             "retry": ("Retry failed", "Run the failed tasks again", partial(self._on_click, "retry")),
+            "cancel": ("Cancel", "Cancel every task that is left", self._on_cancel),
             "rerun": ("Re-run stale", "Run again what other code made", partial(self._on_click, "rerun")),
         }
         self._shown: dict[str, Any] = {}
         for name, (text, tip, callback) in made.items():
             if name not in actions:
                 continue
-            button = ipywidgets.Button(description=text, tooltip=tip, layout=ipywidgets.Layout(width="auto"))
+            wide = "80px" if name == "pause" else "auto"  # as it is Resume
+            button = ipywidgets.Button(description=text, tooltip=tip, layout=ipywidgets.Layout(width=wide))
             button.add_class(f"sitq-{name}")
             button.on_click(callback)
             self._shown[name] = button
         self._resumes = "resume" in actions
         self._show("rerun", False)  # most batches never have anything stale
-        self._has_kinds = "retry_these" in actions
-        self._kinds: dict[str, Any] = {}  # a button for each type of failure
         wrap = ipywidgets.Layout(flex_flow="row wrap")
         self._row = ipywidgets.HBox(list(self._shown.values()), layout=wrap)
-        self._kinds_row = ipywidgets.HBox([], layout=ipywidgets.Layout(flex_flow="row wrap"))
-        self.unfolding = Unfolding()
-        self._box = ipywidgets.VBox([self._row, self._kinds_row, self.unfolding.box])
+        self.unfolding = Kinds(partial(clicked, "retry_these") if "retry_these" in actions else None)
+        self._box = ipywidgets.VBox([self._row, self.unfolding.box])
 
     @classmethod
     def made(cls, actions: Mapping[str, object], clicked: Callable[..., None]) -> Buttons | None:
@@ -96,43 +94,18 @@ class Buttons:
         self._set("rerun", disabled=not snapshot.stale)
         self._was_stale = self._was_stale or snapshot.stale > 0
         self._show("rerun", self._was_stale)
-        self._draw_kinds(snapshot.failures if self._has_kinds else ())
-
-    def _draw_kinds(self, groups: Sequence[FailureGroup]) -> None:
-        """Give each kind of failures a button; one whose failures are gone stays, so that nothing moves."""
-        import ipywidgets
-
-        counts = dict.fromkeys(self._kinds, 0) | {group.error_type: group.count for group in groups[:KINDS]}
-        for kind, count in counts.items():
-            text = (
-                f"Retry these {amount(count)} × {one_line(kind, NAME)}" if count else f"Retried {one_line(kind, NAME)}"
-            )
-            button = self._kinds.get(kind)
-            if button is None:
-                tip = f"Run again what failed with {one_line(kind, NAME)}"
-                button = ipywidgets.Button(description=text, tooltip=tip, layout=ipywidgets.Layout(width="auto"))
-                button.add_class("sitq-retry-these")
-                button.on_click(partial(self._on_click, "retry_these", kind))
-                self._kinds[kind] = button
-            self._set_traits(button, description=text, disabled=not count)
-        if len(self._kinds) != len(self._kinds_row.children):
-            self._kinds_row.children = tuple(self._kinds.values())
+        self.unfolding.count(snapshot.failures)
 
     def close(self) -> None:
         """Let go of the widgets; their displays are emptied by the bar."""
         self.unfolding.close()
-        for widget in (*self._shown.values(), *self._kinds.values(), self._row, self._kinds_row, self._box):
+        for widget in (*self._shown.values(), self._row, self._box):
             widget.close()
 
     def _set(self, name: str, **values: object) -> None:
         button = self._shown.get(name)
-        if button is not None:
-            self._set_traits(button, **values)
-
-    @staticmethod
-    def _set_traits(button: Any, **values: object) -> None:
         for trait, value in values.items():
-            if getattr(button, trait) != value:
+            if button is not None and getattr(button, trait) != value:
                 setattr(button, trait, value)
 
     def _show(self, name: str, shown: bool) -> None:

@@ -314,7 +314,7 @@ def test_re_run_stale_is_there_once_something_is_stale() -> None:
 
     clicks: list[str] = []
     buttons = Buttons(dict.fromkeys(("pause", "cancel", "retry", "rerun")), clicks.append)
-    hidden = {"Pause": None, "Cancel": None, "Retry failed": None, "Re-run stale": "none"}
+    hidden = {"Pause": None, "Retry failed": None, "Cancel": None, "Re-run stale": "none"}
     assert displays(buttons) == hidden
     buttons.draw(seen(0))
     assert displays(buttons) == hidden
@@ -330,8 +330,10 @@ def test_re_run_stale_is_there_once_something_is_stale() -> None:
     buttons.close()
 
 
-def kinds(buttons: Buttons) -> dict[str, bool]:
-    return {button.description: not button.disabled for button in buttons._kinds_row.children}
+def kinds(buttons: Buttons) -> list[tuple[str, bool, str]]:
+    """Of each kind of failures its button, whether it can be pressed, and what there is to unfold."""
+    lines = [row.children for row in buttons.unfolding.box.children]
+    return [(button.description, not button.disabled, text.value) for button, text in lines]
 
 
 def seen_failing(*groups: tuple[str, int]) -> Snapshot:
@@ -344,24 +346,46 @@ def test_each_kind_of_failures_has_a_button_that_runs_these_again() -> None:
     clicks: list[tuple[str, ...]] = []
     buttons = Buttons(dict.fromkeys(("pause", "retry", "retry_these")), lambda *action: clicks.append(action))
     buttons.draw(seen_failing())
-    assert kinds(buttons) == {}
+    assert kinds(buttons) == []
+    buttons.unfolding.draw({"ValueError": "V", "lab.Odd": "O"})
     buttons.draw(seen_failing(("ValueError", 1200), ("lab.Odd", 1)))
-    assert kinds(buttons) == {"Retry these 1,200 × ValueError": True, "Retry these 1 × lab.Odd": True}
-    first, second = buttons._kinds_row.children
-    second.click()
+    assert kinds(buttons) == [("Retry these 1,200", True, "V"), ("Retry these 1", True, "O")]
+    first, second = before = buttons.unfolding.box.children
+    second.children[0].click()
     assert clicks == [("retry_these", "lab.Odd")]
+    buttons.unfolding.draw({"ValueError": "V"})
     buttons.draw(seen_failing(("ValueError", 1201)))
-    assert kinds(buttons) == {"Retry these 1,201 × ValueError": True, "Retried lab.Odd": False}
-    assert buttons._kinds_row.children == (first, second), "nothing moves under the mouse"
-    buttons.draw(seen_failing(*((f"Error{n}", 1) for n in range(100))))
-    assert len(kinds(buttons)) == 2 + 8, "the others have Retry failed"
+    assert kinds(buttons) == [("Retry these 1,201", True, "V"), ("Retried", False, "O")]
+    assert buttons.unfolding.box.children == before, "nothing moves under the mouse"
+    widths = {row.children[0].layout.width for row in before}
+    assert widths == {"150px"}, "of a number of any length"
+    buttons.close()
+
+
+def test_as_many_kinds_of_failures_have_a_button_as_unfold_and_places_are_used_again() -> None:
+    clicks: list[tuple[str, ...]] = []
+    buttons = Buttons({"retry_these": None}, lambda *action: clicks.append(action))
+    shown: list[tuple[str, int]] = [(f"Error{n}", n + 1) for n in range(20)]
+    buttons.unfolding.draw({name: name for name, _ in shown})
+    buttons.draw(seen_failing(*shown))
+    assert kinds(buttons) == [(f"Retry these {count}", True, name) for name, count in shown]
+    before = buttons.unfolding.box.children
+    shown = [("New", 70), *shown[:7], *shown[8:]]
+    buttons.unfolding.draw({name: name for name, _ in shown})
+    buttons.draw(seen_failing(*shown))
+    assert buttons.unfolding.box.children == before
+    assert kinds(buttons)[7] == ("Retry these 70", True, "New")
+    before[7].children[0].click()
+    assert clicks == [("retry_these", "New")]
     buttons.close()
 
 
 def test_a_batch_whose_failures_cannot_run_again_by_kind_has_no_such_buttons() -> None:
     buttons = Buttons({"retry": None}, lambda *action: None)
+    buttons.unfolding.draw({"ValueError": "V"})
     buttons.draw(seen_failing(("ValueError", 3)))
-    assert kinds(buttons) == {}
+    (line,) = buttons.unfolding.box.children
+    assert [text.value for text in line.children] == ["V"]
     buttons.close()
 
 
