@@ -102,7 +102,7 @@ class StopWhen:
 
     async def finish(self) -> None:
         """Ask no more."""
-        if self._task is not None:
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():  # else it ended with its own
             self._task.cancel()
             await asyncio.wait([self._task])
 

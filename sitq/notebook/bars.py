@@ -147,7 +147,7 @@ class Bar:
         """Draw a last time, as static HTML, and end. A bar that was never shown draws nothing."""
         self._ending.set()
         self._changed.set()
-        if self._task is not None:
+        if self._task is not None and self._loop is asyncio.get_running_loop():  # else it ended with its own
             await asyncio.wait([self._task])  # a waiter that is cancelled does not take the last drawing with it
 
     # The display task.

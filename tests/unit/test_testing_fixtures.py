@@ -87,6 +87,30 @@ def test_a_test_that_fails_leaves_nothing_to_the_next_one(tmp_path: Path) -> Non
     assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
 
 
+WHAT_OUTLIVES_A_LOOP = """
+import asyncio
+
+
+def test_it(sitq_queue):
+    async def work():
+        sitq_queue.monitor()
+        sitq_queue.alert("depth", above=3)
+        sitq_queue.on("failed", print)
+        batch = await sitq_queue.map(abs, [1], stop_when=lambda df: False)
+        await batch
+        await batch.plot.durations(live=True)
+
+    asyncio.run(work())
+"""
+
+
+def test_what_a_closed_loop_has_shown_and_watched_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("pytest_plugins = ['sitq.testing']\n")
+    (tmp_path / "test_it.py").write_text(WHAT_OUTLIVES_A_LOOP)
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_run_without_the_plugin_loads_nothing_of_sitq(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n\n\ndef test_it():\n    assert [name for name in sys.modules if name.startswith('sitq')] == []\n"
