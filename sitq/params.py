@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from enum import Enum
+from numbers import Number
 from pathlib import PurePath
 from typing import Any
 
@@ -15,6 +16,8 @@ from sitq.refs import Shared
 MAX_JSON = 4096  # bytes of a JSON column
 MAX_SHORT = 80  # characters of an object's short text
 MAX_STRING = 500
+MAX_NUMBERED = 50  # fields of a dict that are keyed by numbers: classes and folds, not samples
+MISSING = frozenset({"NAType", "NaTType"})  # of pandas, which is not imported for it
 SCALARS = frozenset({bool, int, float, str, type(None)})
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -40,6 +43,11 @@ def fields_of(value: Any) -> str | None:
 
     Those of a dict, dataclass or named tuple, nested ones flattened with dots; anything else is one field without a
     name.
+
+    Examples
+    --------
+    >>> fields_of({"accuracy": 0.9, "by_class": {0: 0.8, 1: 1.0}})
+    '{"accuracy":0.9,"by_class.0":0.8,"by_class.1":1.0}'
     """
     if type(value) in SCALARS:
         return to_json({"": value})
@@ -60,8 +68,8 @@ def flatten(prefix: str, value: Any, into: dict[str, Any], depth: int = 4) -> No
     """Collect the plain fields of a value under dotted names."""
     items: Iterable[tuple[str, Any]] | None = None
     if depth:
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            items = value.items()
+        if isinstance(value, Mapping):
+            items = named(value)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -73,6 +81,17 @@ def flatten(prefix: str, value: Any, into: dict[str, Any], depth: int = 4) -> No
         flatten(f"{prefix}.{name}" if prefix else name, inner, into, depth - 1)
 
 
+def named(value: Mapping[Any, Any]) -> Iterable[tuple[str, Any]] | None:
+    """Return what a dict holds by names, or None: its keys are texts, or a few numbers that tell its values apart."""
+    if all(isinstance(key, str) for key in value):
+        return value.items()
+    if not all(isinstance(key, str | Number) for key in value):
+        return None
+    found = {str(key): inner for key, inner in value.items()}
+    numbered = sum(not isinstance(key, str) for key in value)
+    return found.items() if len(found) == len(value) and numbered <= MAX_NUMBERED else None
+
+
 def scalar(value: Any) -> Any:
     """Return a plain value, or a short text that says what it is."""
     if type(value) is Labelled or type(value) is Shared:
@@ -81,6 +100,8 @@ def scalar(value: Any) -> Any:
         return value.name
     if type(value) in SCALARS:
         return value[:MAX_STRING] if type(value) is str else value
+    if type(value).__name__ in MISSING:
+        return None
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, PurePath):

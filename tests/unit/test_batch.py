@@ -501,6 +501,10 @@ def fit(how: str) -> Any:
         "text": "a text",
         "numpy scalar": np.float32(0.5),
         "numpy integer in a dict": {"n": np.int64(3), "ok": np.bool_(True)},
+        "numbers as keys": {"score": 0.5, "by_class": {np.int64(0): 0.8, 1: 0.9}, 7: "x"},
+        "more numbers than names": dict.fromkeys(range(51), 0.5),
+        "a number and its text": {1: "a", "1": "b"},
+        "other keys": {("a", 1): 2},
         "array": np.zeros((2, 3)),
         "None": None,
         "tuple": (1, 2),
@@ -515,6 +519,10 @@ RECORDED: dict[str, dict[str, Any]] = {
     "text": {"result": "a text"},
     "numpy scalar": {"result": 0.5},
     "numpy integer in a dict": {"result.n": 3, "result.ok": True},
+    "numbers as keys": {"result.score": 0.5, "result.by_class.0": 0.8, "result.by_class.1": 0.9, "result.7": "x"},
+    "more numbers than names": {"result": "dict of 51"},
+    "a number and its text": {"result": "{1: 'a', '1': 'b'}"},
+    "other keys": {"result": "{('a', 1): 2}"},
     "array": {"result": "ndarray 2 × 3"},
     "None": {},
     "tuple": {"result": "(1, 2)"},
@@ -538,6 +546,14 @@ async def test_parameters_are_recorded_as_they_are_or_as_short_text(queue: sitq.
     assert list(frame["x"]) == [0.5, True]
     assert frame["y"].iloc[0] == str(Path("a/b"))
     assert list(frame["z"]) == ["ndarray 2 × 3", "s"]
+
+
+async def test_what_pandas_calls_missing_is_missing_in_frames(queue: sitq.TaskQueue) -> None:
+    rows = pd.DataFrame({"n": pd.array([1, None], dtype="Int64"), "day": [pd.Timestamp("2026-01-02"), pd.NaT]})
+    frame = await (await queue.map(lambda n, day: None, rows)).to_frame(prefix=False)
+    assert frame["n"].dtype == np.float64
+    assert frame["n"].isna().tolist() == [False, True]
+    assert pd.to_datetime(frame["day"]).tolist() == rows["day"].tolist()
 
 
 async def test_recording_may_be_turned_off(queue: sitq.TaskQueue) -> None:
