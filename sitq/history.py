@@ -13,6 +13,7 @@ from sitq.stale import from_what
 from sitq.versions import CodeVersion, difference, in_one_line, version_of
 
 MAX_DEFAULTS = 80  # characters of two defaults that are told
+PARTIAL = "partial argument "  # before the name, or the place, of what a partial gives
 
 
 def code_of(func: Callable[..., Any], label: str | None) -> Code:
@@ -63,17 +64,32 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> Iterabl
 
 def changed_parameters(before: Code, now: Code) -> dict[str, str]:
     """Say what became of a function's parameters and their defaults, by name; empty where that cannot be read."""
+    was_given, is_given = _given_by_partial(before), _given_by_partial(now)
+    partial = {
+        name: f"the partial's {name}{_from_to(was_given[name], is_given[name])}"
+        for name in was_given.keys() & is_given.keys()
+        if was_given[name] != is_given[name]
+    }
     (old, old_defaults), (new, new_defaults) = _parameters(before), _parameters(now)
     if not old or not new:
-        return {}
+        return partial
     told = {name: f"{name} is a new parameter, which ignore={name!r} leaves out" for name in new if name not in old}
     told |= {name: f"{name} is no parameter any more" for name in old if name not in new}
     for name in old_defaults.keys() & new_defaults.keys():
         was, is_now = old_defaults[name], new_defaults[name]
         if was != is_now:
-            values = f" was {was} and is {is_now}" if len(was + is_now) <= MAX_DEFAULTS else " is another one"
-            told[name] = f"the default of {name}{values}"
+            told[name] = f"the default of {name}{_from_to(was, is_now)}"
     return told
+
+
+def _from_to(was: str, is_now: str) -> str:
+    return f" was {was} and is {is_now}" if len(was + is_now) <= MAX_DEFAULTS else " is another one"
+
+
+def _given_by_partial(code: Code) -> dict[str, str]:
+    """Return what a partial gives by name or place, as its version tells it."""
+    parts = _walked(code).parts.items()
+    return {key.removeprefix(PARTIAL): text for key, text in parts if key.startswith(PARTIAL)}
 
 
 def _parameters(code: Code) -> tuple[list[str], dict[str, str]]:

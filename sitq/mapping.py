@@ -214,6 +214,7 @@ class Fit:
         self._func = func
         self._check = check
         self._fixed = fixed
+        self._keywords = keyword_names(func)
         self._names = [name for name in positional_names(func) if name not in fixed]
         self._shapes: set[Any] = set()
 
@@ -233,6 +234,13 @@ class Fit:
                 raise InvalidArgument(f"{doubled[0]!r} is given by the row and by fixed")
             if not all(isinstance(key, str) for key in kwargs):
                 raise bad_type("a row's key", next(k for k in kwargs if not isinstance(k, str)), "a str")
+            unknown = [key for key in kwargs if self._keywords is not None and key not in self._keywords]
+            if unknown:
+                assert self._keywords is not None
+                raise InvalidArgument(
+                    f"the function has no parameter {unknown[0]!r}, it has {', '.join(self._keywords) or 'none'}"
+                    f"{nearest(unknown[0], self._keywords)}; what a row only carries along is named: labels={unknown!r}"
+                )
             self._check(self._func, args, {**self._fixed, **kwargs})
             self._shapes.add(shape)
         return args, kwargs

@@ -221,7 +221,9 @@ def check_function(function: object) -> None:
         raise bad_type("func", function, "a function")
     inner = _unwrapped(function)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise bad_type("func", function, "a function that returns its value; a generator would never run")
+        raise InvalidType(
+            f"func: {_name(function)} is a generator, whose body a call does not run: return its values, such as a list"
+        )
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import math
 import random
@@ -9,10 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from sitq.durations import seconds
-from sitq.errors import SitqError, bad_type, bad_value
+from sitq.errors import InvalidArgument, SitqError, bad_type, bad_value, nearest
 
 ErrorName = type[BaseException] | str
 MAX_DELAY_S = 300.0
+BUILTIN = frozenset(
+    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+)
 
 
 class Retry(SitqError):
@@ -149,6 +153,12 @@ def _names(name: str, given: ErrorName | Sequence[ErrorName]) -> tuple[str, ...]
         if not (isinstance(item, str) or (isinstance(item, type) and issubclass(item, BaseException))):
             raise bad_type(name, item, "exception types or their qualified names")
     # A bare builtin name is what a person writes for it: "TimeoutError".
+    for item in listed:
+        if isinstance(item, str) and "." not in item and item not in BUILTIN:
+            raise InvalidArgument(
+                f"{name}: {item!r} is no builtin exception{nearest(item, BUILTIN)}; give the type itself, or its"
+                " qualified name"
+            )
     return tuple(
         qualified_name(item) if isinstance(item, type) else item if "." in item else f"builtins.{item}"
         for item in listed

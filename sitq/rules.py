@@ -81,6 +81,8 @@ def goes_on(stop: Stop) -> str:
     """Say in a few words what lets a batch go on that has paused itself."""
     if stop.why == RETRIED:
         return "`await batch.resume()` lets it go"
+    if stop.why.startswith(RAISED):
+        return "run its map with a mended stop_when, or `await batch.resume()`"
     rest = "the rest, which such failures do not pause again" if paused_by(stop) else "the rest"
     return f"`await batch.retry()` runs the failures again, `await batch.resume()` {rest}"
 

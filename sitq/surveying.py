@@ -146,7 +146,7 @@ class Surveying(Ordered):
             rows = await backend.tasks(Filter(batch=self.batch_number, states=(COMPLETED,)))
             if not rows:
                 raise InvalidArgument(f"nothing of {self._title} has finished yet, so nothing is best")
-            known = {name for row in rows if row.fields for name in json.loads(row.fields)}
+            known = {name or "result" for row in rows if row.fields for name in json.loads(row.fields)}
             listed = ", ".join(repr(name) for name in sorted(known)) or "none; was record_result off?"
             raise InvalidArgument(
                 f"no finished result has a number {field!r}{nearest(field, known)}; recorded fields are {listed}"

@@ -68,7 +68,11 @@ FUNCTIONS: dict[str, Case] = {
         TypeError,
         r"write enqueue\(coroutine_function, …\), not enqueue\(coroutine_function\(…\)\)",
     ),
-    "a generator function": (lambda q: q.enqueue(generator_function), TypeError, "func .*generator"),
+    "a generator function": (
+        lambda q: q.enqueue(generator_function),
+        TypeError,
+        "func: generator_function is a generator.*a list",
+    ),
     "an asynchronous generator function": (lambda q: q.enqueue(async_generator_function), TypeError, "generator"),
     "a function that holds a lock": (lambda q: q.enqueue(holding_a_lock()), TypeError, "lambda.*'lock'.*@sitq.once"),
     "an argument that cannot be pickled": (
@@ -134,6 +138,11 @@ OPTIONS: dict[str, Case] = {
     "rate of a number": (option(rate=500), TypeError, "rate must be a text like"),
     "limit and rate": (option(limit="api", rate="1/s"), ValueError, "limit and rate exclude each other"),
     "limit that nobody made": (option(limit="api"), ValueError, "there is no limit 'api'"),
+    "a retry on no exception": (
+        lambda q: sitq.RetryPolicy(on="ConnectionErr"),
+        ValueError,
+        "on: 'ConnectionErr' is no builtin exception; did you mean 'ConnectionError'",
+    ),
     "1.5 retries": (option(retry=1.5), TypeError, "retry .*RetryPolicy.*1.5"),
     "True retries": (option(retry=True), TypeError, "retry .*True"),
     "an empty key": (option(key=""), ValueError, "key must be a text that is not empty"),
@@ -197,6 +206,11 @@ MAPS: dict[str, Case] = {
     "a text": (lambda q: q.map(quick, "abc"), TypeError, "rows .*'abc'"),
     "one dict": (lambda q: q.map(quick, {"value": 1}), TypeError, "rows must be"),
     "a bad row": (lambda q: q.map(two, [(1,), (1, 2, 3)]), ValueError, "row 1: two.*too many"),
+    "a row with a key that is no parameter": (
+        lambda q: q.map(two, [{"x": 1, "yy": 2}]),
+        ValueError,
+        r"row 0: the function has no parameter 'yy', it has x, y; did you mean 'y'\?; .* labels=\['yy'\]",
+    ),
     "a row that cannot be pickled": (lambda q: q.map(two, [1, threading.Lock()]), TypeError, "row 1: argument 1 'x'"),
     "a frame of numbered columns": (lambda q: q.map(quick, pd.DataFrame([[1]])), ValueError, "columns .*text"),
     "no function": (lambda q: q.map(None, [1]), TypeError, "func must be a function, not None"),

@@ -589,6 +589,8 @@ async def test_the_best_result_is_that_of_the_greatest_or_least_number(queue: si
     scalars = await queue.map(quick, [3, 1, 2])
     await values(queue, scalars)
     assert ((await scalars.best()).value, (await scalars.best("result")).value) == (3, 3)
+    with pytest.raises(InvalidArgument, match="no finished result has a number 'acc'; recorded fields are 'result'"):
+        await scalars.best("acc")
 
 
 # ---- looks ----

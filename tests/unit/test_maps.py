@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,13 @@ async def test_where_no_row_is_a_known_point_the_line_says_why(
     assert lines() == [OTHER.format(cause)]
     await queue.map(function("return x", takes=takes), grid(2, 3), name="svc", **more)
     assert lines() == ["svc: 1 new, 1 go on, 1 of an earlier map put aside"]
+
+
+async def test_where_a_partial_gives_another_value_the_line_says_so(queue: sitq.TaskQueue, lines: Any) -> None:
+    await queue.map(functools.partial(function("return x", takes="x, y"), y=10), [1, 2], name="svc")
+    lines()
+    await queue.map(functools.partial(function("return x", takes="x, y"), y=11), [1, 2], name="svc")
+    assert lines() == [OTHER.format("the partial's y was 10 and is 11")]
 
 
 async def test_groups_that_got_new_members_are_told_as_other_values_and_no_parameter_is_blamed(

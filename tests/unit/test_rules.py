@@ -323,6 +323,8 @@ async def test_stop_when_that_raises_pauses_the_batch_and_says_why(queue: sitq.T
     assert await queue.backend.stop(batch.batch_number) == Stop("stop_when raised KeyError: 'loss'", ends=False)
     with pytest.raises(BatchPaused, match=r"run its map again with a mended stop_when.*resume\(\)`$"):
         await batch.values()
+    told = "paused: stop_when raised KeyError: 'loss' · run its map with a mended stop_when, or `await batch.resume()`"
+    assert told in (await batch._progress.look()).warnings  # no retry of failures: there are none
     with pytest.raises(InvalidArgument, match="stop_when raised KeyError: 'loss'"):
         await queue.map(function("return x"), range(3000), name="svc", stop_when=lambda df: df["loss"].min() < 1)
 
