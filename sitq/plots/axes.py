@@ -38,7 +38,7 @@ class Axis:
         if len(values) <= most:
             return cls(codes, short_numbers(values.to_numpy(dtype=float)) if numeric else short_texts(values))
         if numeric and most >= STEPS:
-            return cls(*_steps(column.to_numpy(dtype=float, na_value=np.nan)))
+            return cls.stepped(column)
         often = np.bincount(codes[codes >= 0], minlength=len(values))
         kept = np.sort(np.argsort(-often, kind="stable")[:most])
         places = np.full(len(values) + 1, -1)  # its last place is for -1, a missing value
@@ -46,6 +46,11 @@ class Axis:
         chosen = values[kept]
         labels = short_numbers(chosen.to_numpy(dtype=float)) if numeric else short_texts(chosen)
         return cls(places[codes], labels, f" (the {most} commonest of {len(values):,} values)")
+
+    @classmethod
+    def stepped(cls, column: pd.Series[Any], steps: int = STEPS) -> Axis:
+        """Put numbers into steps of equal width, or of equal factors where they are spread so."""
+        return cls(*_steps(column.to_numpy(dtype=float, na_value=np.nan), steps))
 
     def label(self, axis: Any) -> None:
         """Write the labels on an axis of matplotlib, every n-th where they would touch."""
@@ -156,11 +161,11 @@ def _factorized(column: pd.Series[Any]) -> tuple[np.ndarray[Any, Any], pd.Index[
     return codes, pd.Index(values)
 
 
-def _steps(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[str], str]:
+def _steps(values: np.ndarray[Any, Any], steps: int) -> tuple[np.ndarray[Any, Any], list[str], str]:
     finite = values[np.isfinite(values)]
     factors = logarithmic(np.unique(finite))
-    edges = (np.geomspace if factors else np.linspace)(finite.min(), finite.max(), STEPS + 1)
-    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, STEPS - 1)
+    edges = (np.geomspace if factors else np.linspace)(finite.min(), finite.max(), steps + 1)
+    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, steps - 1)
     codes[~np.isfinite(values)] = -1
     middles = np.sqrt(edges[:-1] * edges[1:]) if factors else (edges[:-1] + edges[1:]) / 2
     return codes, short_numbers(middles, 2), ""

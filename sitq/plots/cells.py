@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,12 @@ from matplotlib.patches import Rectangle
 from sitq.errors import InvalidArgument, nearest, shown
 from sitq.notebook.frames import resolve
 from sitq.notebook.words import amount
-from sitq.plots.axes import Axis
+from sitq.plots.axes import STEPS, Axis
 from sitq.plots.canvas import checked, new_axes, short, valued
 
 AGGREGATES = ("mean", "median", "min", "max", "std", "sum", "count")
 ITSELF_ALONE = ("mean", "median", "min", "max", "sum")  # of one value these are the value
+FEW, SPARSE = 10, 4  # values of an axis that are always drawn as they are; cells for each one that has tasks
 
 
 def heatmap(
@@ -36,7 +38,7 @@ def heatmap(
         As ``to_frame()`` gives it.
     x, y, value : str
         Columns, with or without their prefix: ``"C"`` is ``param.C``, ``"accuracy"`` is ``result.accuracy``. Axes with
-        many numbers are drawn in 24 steps.
+        many numbers are drawn in 24 steps, those of a random search in as many as its tasks fill.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     agg : str or callable, default "mean"
@@ -57,7 +59,7 @@ def heatmap(
     if isinstance(agg, str) and agg not in AGGREGATES:
         raise InvalidArgument(f"agg must be one of {', '.join(AGGREGATES)}, not {shown(agg)}{nearest(agg, AGGREGATES)}")
     column, used, values = valued(df, value, "heatmap")
-    across, up = Axis.of(used[columns[0]]), Axis.of(used[columns[1]])
+    across, up = _axes(df[columns], used)
     groups = values.groupby([up.codes, across.codes])
     cells = groups.agg(agg)
     grid = np.full((len(up.labels), len(across.labels)), np.nan)
@@ -74,6 +76,19 @@ def heatmap(
     title = f"{called} of {amount(len(used), 'task')}" if agg != "count" else amount(len(used), "task")
     ax.set(xlabel=short(columns[0]), ylabel=short(columns[1]), title=title + (across.note or up.note))
     return ax
+
+
+def _axes(asked: pd.DataFrame, used: pd.DataFrame) -> list[Axis]:
+    """Return the axis of each column; those of a random search have steps that its tasks can fill.
+
+    Whether it is one, all tasks tell: a grid that has only begun has few values, too.
+    """
+    if all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in asked.dtypes):
+        across, up = (asked[name].nunique() for name in asked.columns)
+        if min(across, up) > FEW and len(asked.drop_duplicates()) * SPARSE < across * up:
+            steps = min(STEPS, max(FEW // 2, round(math.sqrt(len(asked)))))
+            return [Axis.stepped(used[name], steps) for name in asked.columns]
+    return [Axis.of(used[name]) for name in asked.columns]
 
 
 def _draw_cells(ax: Axes, grid: np.ndarray[Any, Any], across: Axis, up: Axis) -> None:

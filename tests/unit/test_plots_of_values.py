@@ -92,6 +92,24 @@ def test_a_random_search_is_drawn_in_steps() -> None:
     assert heatmap(many, "C", "gamma", "accuracy").images[0].get_array().shape == (3, 24)
 
 
+def test_a_small_random_search_has_steps_that_its_tasks_fill() -> None:
+    rng = np.random.default_rng(0)
+    points = [{"C": float(c), "gamma": float(g)} for c, g in 10 ** rng.uniform(-2, 2, (37, 2))]
+    few = tasks(37, params=lambda n: json.dumps(points[n]))
+    cells = heatmap(few, "C", "gamma", "accuracy").images[0].get_array()
+    assert cells.shape == (6, 6)
+    assert np.ma.count(cells) > 12
+
+
+def test_a_grid_that_has_only_begun_keeps_its_values() -> None:
+    begun = tasks(
+        400,
+        params=lambda n: json.dumps({"C": n % 20, "gamma": n // 20}),
+        fields=lambda n: json.dumps({"accuracy": 0.5}) if n % 21 == 0 else None,  # one of each
+    )
+    assert heatmap(begun, "C", "gamma", "accuracy").images[0].get_array().shape == (20, 20)
+
+
 def test_other_aggregates_are_named_and_unknown_ones_refused() -> None:
     ax = heatmap(tasks(40), "C", "gamma", "accuracy", agg="max")
     assert ax.images[0].colorbar.ax.get_ylabel() == "max accuracy"
