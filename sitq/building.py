@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import cloudpickle
-
 from sitq.errors import InvalidType, bad_type
 from sitq.versions import version_of
+from sitq.walking.homes import is_stored_by_value
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,9 +145,9 @@ class Builder(Generic[P, T]):
         return self._code if self._code is not None else version_of(self.__wrapped__).digest
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if _is_imported(self):
-            return self.__qualname__
-        return Builder, (self.__wrapped__, self._version())
+        if is_stored_by_value(self):
+            return Builder, (self.__wrapped__, self._version())
+        return self.__qualname__
 
     def __repr__(self) -> str:
         return f"<once {self.__qualname__}>"
@@ -158,17 +157,3 @@ def _running_loop() -> Any:
     """Return the loop that runs in this thread, if any. Imports nothing: where no asyncio is, no loop runs."""
     asyncio = sys.modules.get("asyncio")
     return asyncio._get_running_loop() if asyncio is not None else None
-
-
-def _is_imported(builder: Builder[..., Any]) -> bool:
-    """Whether other processes find it by its name."""
-    module = builder.__module__
-    if module == "__main__" or any(
-        module == by_value or module.startswith(f"{by_value}.")
-        for by_value in cloudpickle.list_registry_pickle_by_value()
-    ):
-        return False
-    found: Any = sys.modules.get(module)
-    for name in builder.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is builder

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import inspect
 import operator
-import sys
 import types
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -26,7 +25,7 @@ from sitq.refs import Found, Shared, any_made, collecting
 from sitq.rows import Function, NewShared
 from sitq.saying import warn
 from sitq.serialization import PLAIN, Serializer
-from sitq.walking import homes
+from sitq.walking.homes import is_by_value, is_stored_by_value
 
 WARN_BYTES = 1_000_000  # a larger function or call is stored, with a warning that names the cause
 MAX_BYTES = 64_000_000  # a larger one is refused, unless the queue sets another limit
@@ -281,11 +280,10 @@ def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
     """
     if not isinstance(function, types.FunctionType):
         return None
-    module = function.__module__
-    if module not in ("__main__", None) and getattr(sys.modules.get(module), function.__qualname__, None) is function:
-        return None if homes.is_by_value(module) else (function,)  # pickled by its name
+    if not is_stored_by_value(function):
+        return (function,)  # pickled by its name
     code = function.__code__
-    if function.__dict__:
+    if function.__dict__ or is_by_value(function.__module__ or ""):
         return None
     for constant in code.co_consts:
         if type(constant) is types.CodeType:
@@ -306,7 +304,9 @@ def _fingerprint(function: Any, depth: int = 3) -> tuple[Any, ...] | None:
     for value in used:
         kind = type(value)
         parts.append(value)
-        if kind in PLAIN or kind is types.ModuleType or kind is types.BuiltinFunctionType:
+        if kind in PLAIN or kind is types.BuiltinFunctionType:
+            continue
+        if kind is types.ModuleType and not is_stored_by_value(value):
             continue
         if kind is not types.FunctionType or not depth:
             return None

@@ -18,7 +18,6 @@ import cloudpickle
 from sitq.errors import DeserializationError, InvalidArgument, SerializationError, bad_type, shown
 from sitq.own_classes import with_content
 from sitq.refs import Ref, Refs, Shared, any_made
-from sitq.walking import homes
 from sitq.walking.looking import is_a
 
 PLAIN = frozenset({NoneType, bool, int, float, complex, str, bytes})
@@ -171,8 +170,7 @@ def by_value(module: types.ModuleType, /) -> None:
         raise bad_type("module", module, "an imported module, such as by_value(helpers)")
     if sys.modules.get(module.__name__) is not module:
         raise InvalidArgument(f"the module {module.__name__!r} is not the imported one: import it first")
-    cloudpickle.register_pickle_by_value(module)
-    homes.by_value.add(module.__name__)
+    cloudpickle.register_pickle_by_value(module)  # what is registered there is what counts everywhere
 
 
 class JSONSerializer:

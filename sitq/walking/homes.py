@@ -10,14 +10,11 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sitq.walking.looking import is_a, names_in, word
+from sitq.walking.looking import is_a, module_of, name_of, names_in, word
 
 PACKAGES = frozenset({"site-packages", "dist-packages"})
 LIBRARY = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")})
 OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
-
-
-by_value: set[str] = set()  # modules whose code is stored with tasks, installed or not
 
 
 def imported_name(name: str, level: int, scope: Mapping[str, Any]) -> str:
@@ -63,22 +60,34 @@ def is_own(name: str) -> bool:
 
 
 def is_by_value(name: str) -> bool:
-    """Whether the code of a module, or of a package around it, is stored with tasks."""
-    if not by_value:
+    """Whether the code of a module, or of a package around it, is stored with tasks, installed or not."""
+    cloudpickle = sys.modules.get("cloudpickle")  # where it is not loaded, nobody has registered a module with it
+    registered = () if cloudpickle is None else cloudpickle.list_registry_pickle_by_value()
+    if not registered:
         return False
     parts = name.split(".")
-    return any(".".join(parts[:n]) in by_value for n in range(1, len(parts) + 1))
+    return any(".".join(parts[:n]) in registered for n in range(1, len(parts) + 1))
 
 
-def is_stored_by_value(function: types.FunctionType) -> bool:
-    """Whether a function is stored with its code, rather than by the name under which others import it."""
-    module = function.__module__
+def is_stored_by_value(thing: Any) -> bool:
+    """Whether a thing is stored with its code, rather than by the name under which others import it.
+
+    Parameters
+    ----------
+    thing : function, class, module or builder
+        What has a name that can be imported. As cloudpickle decides; a test holds both together.
+    """
+    if is_a(thing, types.ModuleType):
+        name = word(names_in(thing).get("__name__"))
+        return is_by_value(name) or name not in sys.modules
+    is_class = is_a(thing, type)
+    module, path = (module_of(thing), name_of(thing)) if is_class else (thing.__module__, thing.__qualname__)
     if module in ("__main__", None) or is_by_value(module):
         return True
     found: Any = sys.modules.get(module)
-    for name in function.__qualname__.split("."):
+    for name in path.split("."):
         found = getattr(found, name, None)
-    return found is not function
+    return found is not thing
 
 
 def would_be_own(name: str) -> bool:

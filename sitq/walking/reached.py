@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from sitq.walking.bytecode import Uses, uses_of
 from sitq.walking.classes import innermost
-from sitq.walking.homes import is_by_value, is_stored_by_value
-from sitq.walking.looking import is_a, lineage_of, members_of, module_of, name_of
+from sitq.walking.homes import is_stored_by_value
+from sitq.walking.looking import is_a, lineage_of, members_of
 
 _uses = functools.lru_cache(maxsize=1024)(uses_of)
 
@@ -47,7 +47,7 @@ def reached(function: Any) -> Iterator[Reached]:
         for value in values.values():
             waiting.append(plain(value))
             for kind in lineage_of(value if is_a(value, type) else type(value)):
-                if id(kind) not in seen and _is_stored_by_value(kind):
+                if id(kind) not in seen and is_stored_by_value(kind):
                     seen.add(id(kind))
                     waiting += map(innermost, members_of(kind).values())
 
@@ -72,8 +72,3 @@ def _read(function: types.FunctionType, uses: Uses) -> dict[tuple[str, str], Any
             except ValueError:
                 continue  # an empty cell
     return found
-
-
-def _is_stored_by_value(kind: type) -> bool:
-    module = module_of(kind)
-    return module == "__main__" or is_by_value(module) or "<locals>" in name_of(kind)

@@ -17,7 +17,6 @@ from sitq.errors import InvalidArgument, InvalidType
 from sitq.packing import Packer
 from sitq.serialization import CloudpickleSerializer
 from sitq.versions import version_of
-from sitq.walking import homes
 
 TEXT = "FACTOR = 3\n\ndef times(x):\n    return x * FACTOR\n"
 READ = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))(14))"
@@ -32,9 +31,8 @@ def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.M
     monkeypatch.syspath_prepend(str(folder))
     module = importlib.import_module("carried_helpers")
     yield module
-    if "carried_helpers" in homes.by_value:
+    if "carried_helpers" in cloudpickle.list_registry_pickle_by_value():
         cloudpickle.unregister_pickle_by_value(module)
-        homes.by_value.discard("carried_helpers")
     del sys.modules["carried_helpers"]
 
 

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import sitq
@@ -146,10 +147,11 @@ def test_an_imported_module_keeps_its_globals_unless_it_is_stored_by_value(
     cell.names["note"] = module.note
     cell.run("def work(x):\n    note(x)")
     assert cell.stored() == cell.stored("note") == ""
-    from sitq.walking import homes
-
-    monkeypatch.setattr(homes, "by_value", {"tallies"})
-    assert "'seen' (in note)" in cell.stored()
+    sitq.by_value(module)
+    try:
+        assert "'seen' (in note)" in cell.stored()
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 async def test_it_is_told_where_tasks_are_made(cell: Cell, tmp_path: Any) -> None:
