@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
@@ -55,9 +56,12 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
     def __reduce__(self) -> Any:
         raise NotAwaited(self._tell())  # it was forgotten where it is an argument of a task
 
-    def __getattr__(self, name: str) -> NoReturn:
-        # What asks for private names (IPython, pickle, this class half made) wants no advice.
-        if name.startswith("_"):
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__name__", "__qualname__"):
+            return self._hint.partition("(")[0]
+        # What asks for private names (IPython, pickle, this class half made) wants no advice, nor does what asks for
+        # a coroutine's own, as the repr of a task does.
+        if name.startswith(("_", "cr_", "gi_", "ag_")):
             raise AttributeError(name)
         raise NotAwaited(self._tell())
 
@@ -65,6 +69,12 @@ class Reading(Coroutine[Any, Any, T], Generic[T]):
         raise NotAwaited(self._tell())
 
     def __len__(self) -> int:
+        raise NotAwaited(self._tell())
+
+    def __bool__(self) -> bool:
+        # From Python 3.12 on, the repr of a task asks whether it has a coroutine.
+        if sys._getframe(1).f_globals.get("__name__") == "asyncio.base_tasks":
+            return True
         raise NotAwaited(self._tell())
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """What a user sees of sitq in a real kernel, on ipykernel 6 and 7."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,8 @@ async def test_a_stored_traceback_names_the_cell_as_ipython_does_and_no_path_of_
         told = await one.run(
             "task_id = await queue.enqueue(fail, 1)\nprint((await queue.get_result(task_id)).traceback, end='')"
         )
-        assert told.text == (
+        without_carets = re.sub(r"^ +[~^]+\n", "", told.text, flags=re.MULTILINE)  # there are more in Python 3.13
+        assert without_carets == (
             "Traceback (most recent call last):\n"
             "  Cell In[2], line 4, in fail\n"
             "    fail(n - 1)\n"

@@ -50,6 +50,13 @@ def test_private_names_are_missing_as_usual_and_what_is_awaited_late_still_answe
     assert asyncio.run(forgotten) == {"accuracy": 1}
 
 
+async def test_a_task_of_it_shows_what_it_runs() -> None:
+    task = asyncio.create_task(to_frame())
+    assert "coro=<to_frame()>" in repr(task)
+    assert await task == {"accuracy": 1}
+    assert "coro=<to_frame()>" in repr(task)
+
+
 def test_a_wait_for_a_paused_batch_shows_one_line_in_a_notebook() -> None:
     assert BatchPaused("svc paused: no key")._render_traceback_() == ["BatchPaused: svc paused: no key"]
 
