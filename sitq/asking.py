@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from sitq import checks
@@ -11,6 +12,7 @@ from sitq.awaiting import reader
 from sitq.batch_rows import BatchRow
 from sitq.connected import Connected
 from sitq.errors import BatchNotFound, TaskNotFound, bad_type
+from sitq.interrupts import interruptible
 from sitq.models import STATES, Counts, Status, Task
 from sitq.overview import Overview
 from sitq.results import Result, to_result
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sitq.batch import Batch
+
+
+def _goes_on(task_id: str) -> str:
+    """Say what an interrupt of the wait for a task leaves, and what may follow."""
+    again, stop = f"`await queue.get_result({task_id!r})`", f"`await queue.cancel({task_id!r})`"
+    return f"task {task_id} goes on. {again} waits again; {stop} stops it"
 
 
 class Asking(Connected):
@@ -55,7 +63,8 @@ class Asking(Connected):
         wait = checks.wait_seconds(timeout)
         await self._session_number()
         assert self._results is not None  # connected
-        row = await self._results.get(self.backend.ids.number(task_id), task_id, wait)
+        with interruptible(partial(_goes_on, task_id)):
+            row = await self._results.get(self.backend.ids.number(task_id), task_id, wait)
         return None if row is None else self._result(row)
 
     def _result(self, row: ResultRow) -> Result:

@@ -33,7 +33,8 @@
         ├── NotASitqDatabase              … belongs to another program
         └── SchemaTooNew                  … was written by a newer sitq
 
-    Interrupted (KeyboardInterrupt)       a wait in a notebook was interrupted; the tasks go on
+    Interrupted (KeyboardInterrupt)       a wait in a notebook was interrupted, and the tasks go on; or a map, and it is
+                                          taken back
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class SchemaTooNew(BackendError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A wait in a notebook was interrupted. The tasks go on."""
+    """A wait in a notebook was interrupted, and the tasks go on; or a map, which is taken back."""
 
     def _render_traceback_(self) -> list[str]:  # IPython shows this instead of a traceback
         return [f"Interrupted: {self}"]

@@ -18,6 +18,24 @@ from sitq.errors import Interrupted
 from sitq.loops import in_kernel
 
 
+class _Ear:
+    """Hears interrupts for all waits that go on meanwhile, in whatever order they end."""
+
+    def __init__(self) -> None:
+        self.before: Any = signal.getsignal(signal.SIGINT)
+        self.waits: set[_Wait] = set()
+
+    def __call__(self, number: int, frame: Any) -> None:
+        for wait in self.waits:
+            wait.was_interrupted = True
+        if callable(self.before):
+            self.before(number, frame)
+
+
+class _Wait:
+    was_interrupted = False
+
+
 @contextmanager
 def interruptible(told: Callable[[], str]) -> Iterator[None]:
     """In a kernel, turn the CancelledError of an interrupt into :class:`Interrupted`; any other is left alone.
@@ -30,20 +48,15 @@ def interruptible(told: Callable[[], str]) -> Iterator[None]:
     if not in_kernel() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def heard(number: int, frame: Any) -> None:
-        nonlocal came
-        came = True
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGINT, heard)
+    before, wait = signal.getsignal(signal.SIGINT), _Wait()
+    ear = before if isinstance(before, _Ear) else _Ear()
+    if ear is not before:
+        signal.signal(signal.SIGINT, ear)
+    ear.waits.add(wait)
     try:
         yield
     except asyncio.CancelledError:
-        if came:
+        if wait.was_interrupted:
             raise Interrupted(told()) from None
         raise
     except Interrupted:
@@ -51,8 +64,10 @@ def interruptible(told: Callable[[], str]) -> Iterator[None]:
     except KeyboardInterrupt:
         raise Interrupted(told()) from None
     finally:
-        if signal.getsignal(signal.SIGINT) is heard:
-            signal.signal(signal.SIGINT, before)
+        ear.waits.discard(wait)
+        now: Any = signal.getsignal(signal.SIGINT)
+        if not ear.waits and now is ear:
+            signal.signal(signal.SIGINT, ear.before)
 
 
 class Uninterrupted:

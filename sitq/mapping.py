@@ -16,6 +16,7 @@ from sitq.errors import InvalidArgument, InvalidType, SitqError, bad_type, bad_v
 from sitq.feeding import feed
 from sitq.history import code_of
 from sitq.identity import Identity
+from sitq.interrupts import interruptible
 from sitq.params import params_of, unlabelled
 from sitq.rows import NewCall, Options
 from sitq.rules import checked_rules
@@ -25,6 +26,7 @@ from sitq.taking import Taking, begin
 if TYPE_CHECKING:
     from sitq.queue import TaskQueue
 
+MAP_INTERRUPTED = "the map was taken back, and nothing of it runs: run its cell again"
 MOST_NEEDS = 5_000_000  # pairs of a task of one map and one that it comes after, at 20 bytes
 ON_CHANGE = ("unfinished", "all", "nothing", "raise")
 WAYS = "'unfinished', 'all', 'nothing' or 'raise'"
@@ -113,31 +115,32 @@ async def map_rows(
             await taking.take_up(settings.name, settings.on_change, settings.retry_failed, points.counts)
         fit = Fit(func, queue.packer.check_fit, fixed)
         number_of = queue.backend.ids.number
-        async with contextlib.aclosing(listed):
-            async for position, row in listed:
-                try:
-                    labels = None
-                    if settings.labels:
-                        row, labels = unlabelled_row(row, settings.labels)  # what is left is the row
-                    args, kwargs = fit.call(row)
-                    place, known = taking.place(None if points is None else points.of(args, kwargs), position)
-                    if known is not None and labels is not None:
-                        taking.label(known, labels)
-                    if taking.takes(known):
-                        params = params_of(fit.named(args, kwargs)) if settings.record_params else None
-                        args, kwargs = bare(args, kwargs)
-                        payload, found = queue.packer.arguments(func, args, kwargs)
-                        needs = tuple(map(number_of, found.tasks))
-                        taking.add(known, NewCall(payload, params, place, needs, tuple(found.shared)), labels)
-                except SitqError as error:
-                    error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
-                    raise
-                if len(after) * (position + 1) > MOST_NEEDS:
-                    raise InvalidArgument(
-                        f"after: {len(after):,} tasks for each of more than {position:,} rows; let the rows come after"
-                        " one task that comes after those"
-                    )
-                await taking.write_full_chunk()
+        with interruptible(lambda: MAP_INTERRUPTED):
+            async with contextlib.aclosing(listed):
+                async for position, row in listed:
+                    try:
+                        labels = None
+                        if settings.labels:
+                            row, labels = unlabelled_row(row, settings.labels)  # what is left is the row
+                        args, kwargs = fit.call(row)
+                        place, known = taking.place(None if points is None else points.of(args, kwargs), position)
+                        if known is not None and labels is not None:
+                            taking.label(known, labels)
+                        if taking.takes(known):
+                            params = params_of(fit.named(args, kwargs)) if settings.record_params else None
+                            args, kwargs = bare(args, kwargs)
+                            payload, found = queue.packer.arguments(func, args, kwargs)
+                            needs = tuple(map(number_of, found.tasks))
+                            taking.add(known, NewCall(payload, params, place, needs, tuple(found.shared)), labels)
+                    except SitqError as error:
+                        error.args = (f"row {position}: {error.args[0]}", *error.args[1:])
+                        raise
+                    if len(after) * (position + 1) > MOST_NEEDS:
+                        raise InvalidArgument(
+                            f"after: {len(after):,} tasks for each of more than {position:,} rows; let the rows come"
+                            " after one task that comes after those"
+                        )
+                    await taking.write_full_chunk()
         await taking.end(rules, None if stop_when is None else stop_when.says)
     except BaseException:
         await asyncio.shield(queue.backend.give_up_map(start.batch, session, start.version is not None))

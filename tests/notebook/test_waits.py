@@ -86,7 +86,33 @@ async def test_any_await_of_a_cell_is_interrupted_soon_though_nothing_happens(py
             await waiting.end(10)
             assert waiting.error is not None
             assert waiting.ended - interrupted < 1.0, wait
+            assert (waiting.error[0] == "Interrupted") == wait.startswith("queue"), waiting.error
+        assert re.search(r"Interrupted: task \S+ goes on\. .*queue\.cancel\(", waiting.error[2][0])
         assert (await one.run("print(await queue.status(task_id))")).text == "pending\n"
+        several = (
+            "import signal\nbefore = signal.getsignal(signal.SIGINT)\n"
+            "waits = [asyncio.create_task(queue.get_result(task_id, timeout=0.1 * n)) for n in (1, 3, 2)]\n"
+            "print(await asyncio.gather(*waits), signal.getsignal(signal.SIGINT) is before)"
+        )
+        assert (await one.run(several)).text == "[None, None, None] True\n"
+
+
+async def test_a_map_that_is_interrupted_says_that_it_was_taken_back(python: Path, tmp_path: Path) -> None:
+    async with kernel(python, tmp_path) as one:
+        await one.run(OPEN)
+        rows = (
+            "def rows():\n    for row in range(10**9):\n        print('row') if row == 20_000 else 0\n        yield row"
+        )
+        mapping = one.start(f"{rows}\nbatch = await queue.map(nap, rows(), name='endless')")
+        await mapping.until(lambda cell: cell.text)
+        one.interrupt()
+        await mapping.end(30)
+        assert mapping.error is not None
+        assert mapping.error[:2] == (
+            "Interrupted",
+            "the map was taken back, and nothing of it runs: run its cell again",
+        )
+        assert (await one.run("print(len(await queue.batches()), (await queue.counts()).total)")).text == "0 0\n"
 
 
 ON_ANOTHER_HOST = (

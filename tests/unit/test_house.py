@@ -181,7 +181,7 @@ STANDS_ON = {
     "taking": ("history", "models", "rules", "saying"),
     "stopping": ("rules", "watching"),
     "feeding": ("selection",),
-    "mapping": ("batch", "feeding", "taking", "stopping", "packing", "identity"),
+    "mapping": ("batch", "interrupts", "feeding", "taking", "stopping", "packing", "identity"),
     "connected": ("awaiting", "session", "waiters"),
     "renewing": ("history", "packing", "replaying", "saying"),
     "steering": ("connected", "renewing", "packing", "checks", "selection"),
@@ -196,7 +196,7 @@ STANDS_ON = {
     "sights": ("recent", "overview", "clock"),
     "observing": ("steering", "alarming", "sights"),
     "enqueueing": ("awaiting", "checks", "connected", "packing", "params", "selection"),
-    "asking": ("awaiting", "checks", "connected", "overview", "results", "selection"),
+    "asking": ("awaiting", "checks", "connected", "interrupts", "overview", "results", "selection"),
     "tending": ("asking",),
     "displayed": ("connected", "overview"),
     "queue": (
