@@ -70,7 +70,8 @@ class Kinds(Unfolding):
 
     def _new_line(self) -> _Line:
         text, button = self._html(), None
-        text.layout = self._made.Layout(flex="1 1 0", min_width="0", margin="0 0 0 6px")  # a long traceback scrolls in it
+        # A long traceback scrolls in it.
+        text.layout = self._made.Layout(flex="1 1 0", min_width="0", margin="0 0 0 6px")
         if self._retry is not None:
             button = self._made.Button(layout=self._made.Layout(width=WIDTH, flex="0 0 auto"))
             button.add_class("sitq-retry-these")

@@ -350,7 +350,7 @@ def test_each_kind_of_failures_has_a_button_that_runs_these_again() -> None:
     buttons.unfolding.draw({"ValueError": "V", "lab.Odd": "O"})
     buttons.draw(seen_failing(("ValueError", 1200), ("lab.Odd", 1)))
     assert kinds(buttons) == [("Retry these 1,200", True, "V"), ("Retry these 1", True, "O")]
-    first, second = before = buttons.unfolding.box.children
+    _first, second = before = buttons.unfolding.box.children
     second.children[0].click()
     assert clicks == [("retry_these", "lab.Odd")]
     buttons.unfolding.draw({"ValueError": "V"})
