@@ -23,7 +23,7 @@ from sitq.errors import BackendCorrupt, BackendMoved, ForkedQueue, QueueClosed, 
 from sitq.models import FailureGroup
 from sitq.notebook.buttons import Buttons
 from sitq.notebook.frontend import Line, current_cell, in_kernel, mode, publish
-from sitq.notebook.html import bar_html, bar_text, failure_html, failures_html
+from sitq.notebook.html import bar_html, bar_text, failure_html, failures_html, lines_of
 from sitq.notebook.pieces import ROWS, boxed, kind
 from sitq.notebook.stalls import Stalls
 from sitq.notebook.unfolding import DEAD, HIDDEN_TWIN, Unfolding
@@ -91,6 +91,7 @@ class Bar:
         self._ending = asyncio.Event()
         self._clicks: deque[tuple[str, ...]] = deque()  # appended to by whatever thread a front end calls back in
         self._note = ""  # what the last action did
+        self._room: dict[str, int] = {}  # lines of each sort that it had at most
         self._ended_at: datetime | None = None
         self._errors: dict[str, str] = {}  # by what they struck
         self._buttons: Buttons | None = None
@@ -281,7 +282,10 @@ class Bar:
         if self._mode == "text":
             return plain
         notes = [self._note] if self._note else []
-        return plain | {"text/html": bar_html(snapshot, final, notes, at=self._ended_at or datetime.now())}
+        for what, lines in lines_of(snapshot, notes).items():
+            self._room[what] = max(lines, self._room.get(what, 0))
+        room = {} if final else self._room  # else the buttons would move under the mouse
+        return plain | {"text/html": bar_html(snapshot, final, notes, self._ended_at or datetime.now(), room)}
 
     def _warnings(self) -> tuple[str, ...]:
         """What went wrong beside the tasks."""

@@ -34,6 +34,12 @@ if TYPE_CHECKING:  # a record draws itself with this, so this knows records by t
     from sitq.models import FailureGroup
     from sitq.snapshots import Best, RunningTask, Snapshot
 
+# As high as the lines that `lines_of` counts.
+BLANK = {
+    "running": tag("div", "&nbsp;", "font-size: 12px"),
+    "warnings": tag("div", "&nbsp;", "margin: 3px 0"),
+    "notes": tag("div", "&nbsp;"),
+}
 OVERHEAD = 0.3  # the share of the slots' time that goes by beside the functions, from which on it is told
 
 
@@ -73,7 +79,13 @@ def bar_text(snapshot: Snapshot, width: int | None = None) -> str:
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
 
-def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (), at: datetime | None = None) -> str:
+def bar_html(
+    snapshot: Snapshot,
+    final: bool = False,
+    notes: Sequence[str] = (),
+    at: datetime | None = None,
+    room: Mapping[str, int] | None = None,
+) -> str:
     """Draw a batch.
 
     Parameters
@@ -86,6 +98,9 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
         Lines that are said below: what a button did.
     at : datetime, optional
         The moment, told beside the pace: a page that was closed too early keeps a bar that has stopped.
+    room : mapping, optional
+        As many lines as `lines_of` counted at most: where there are fewer now, blank ones keep the place of what stands
+        below.
     """
     counts, done = snapshot.counts, _done(snapshot)
     states = split(counts, snapshot.held, snapshot.stale)
@@ -115,8 +130,16 @@ def bar_html(snapshot: Snapshot, final: bool = False, notes: Sequence[str] = (),
         inner += note_line(f"run them again: `await {verb}`")
     elif not final:
         inner += _other_failures(snapshot)
+    drawn = lines_of(snapshot, notes)
+    inner += "".join(BLANK[what] * max(0, most - drawn[what]) for what, most in (room or {}).items())
     data = {"data-done": done, "data-left": counts.left, "data-total": counts.total}
     return tag("div", inner, BOX, kind=f"sitq-bar{' sitq-final' if final else ''} {NO_MATH}", **data)
+
+
+def lines_of(snapshot: Snapshot, notes: Sequence[str] = ()) -> dict[str, int]:
+    """Count the lines of a live bar that come and go."""
+    running, warned = min(len(snapshot.longest), ROWS), min(len(warnings(snapshot)), ROWS)
+    return {"running": running, "warnings": warned, "notes": len(notes)}
 
 
 def warnings(snapshot: Snapshot) -> list[str]:

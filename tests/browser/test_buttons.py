@@ -252,6 +252,45 @@ def test_what_is_unfolded_stays_open_when_failures_of_a_new_kind_come(browser: B
     page.close()
 
 
+STEPS = """\
+import asyncio, sitq
+from pathlib import Path
+
+async def train(rate):
+    while rate < 2 and not Path("steps go on").exists():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
+
+queue = await sitq.open("steps.db", concurrency=3)
+batch = await queue.map(train, range(4000), name="sweep")
+batch"""
+
+
+def test_the_buttons_stay_where_they_are_when_lines_of_the_bar_go(browser: Browser, lab: Lab) -> None:
+    lab.write("steps.ipynb", STEPS, "await batch.cancel()")
+    page = open_notebook(browser, lab, "steps.ipynb")
+    ran = run_cell(page, 0)
+    bar, pause = ran.locator(".sitq-bar"), ran.locator(".sitq-pause")
+
+    def places() -> list[object]:
+        return [button.bounding_box() for button in (pause, ran.locator(".sitq-retry"), ran.locator(".sitq-cancel"))]
+
+    expect(bar.locator(".sitq-running")).to_have_count(2)
+    pause.click()
+    expect(bar.locator(".sitq-warning")).to_be_visible()
+    expect(bar.locator(".sitq-note")).to_be_visible()
+    before = places()
+    (lab.folder / "steps go on").touch()
+    expect(bar.locator(".sitq-running")).to_have_count(0)
+    pause.click()
+    expect(bar.locator(".sitq-warning")).to_have_count(0)
+    expect(pause).to_have_text("Pause")
+    assert places() == before
+    in_both_themes(page, ran, "steps")
+    run_cell(page, 1)
+    page.close()
+
+
 def wait_for_end(database: Path, tasks: int) -> None:
     def ended() -> bool:
         with closing(sqlite3.connect(database)) as connection:

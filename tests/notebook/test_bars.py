@@ -22,6 +22,7 @@ from sitq.models import Counts, FailureGroup
 from sitq.notebook import bars, frontend, stalls
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
+from sitq.notebook.html import BLANK
 from sitq.snapshots import Snapshot
 from tests.kernels import PYTHONS, ROOT
 from tests.screen import Screen
@@ -431,6 +432,23 @@ async def test_a_loop_that_stood_still_is_told_live_and_at_the_end(
     assert "blocked the loop for" in screen.texts()[0]
 
 
+async def test_a_live_bar_never_becomes_lower_and_the_last_one_has_no_blank_lines(screen: Screen) -> None:
+    batch = Batch()
+    bar = Bar(batch.snapshot)
+    bar.show()
+    await screen.until(lambda: "10 pending" in screen.texts()[0])
+    batch.error = OSError("locked")
+    bar.touch()
+    await screen.until(lambda: "cannot be read" in screen.texts()[0])
+    batch.error = None
+    bar.touch()
+    await screen.until(lambda: "cannot be read" not in screen.texts()[0])
+    assert screen.texts()[0].count(BLANK["warnings"]) == 1
+    batch.done = 10
+    await bar.finish()
+    assert BLANK["warnings"] not in screen.texts()[0]
+
+
 async def test_a_batch_is_shown_with_what_is_tracked_and_not_waited_for(screen: Screen) -> None:
     async with sitq.TaskQueue(sitq.SQLiteBackend(":memory:", durability="normal")) as queue:
         batch = await queue.map(abs, range(3), name="svc")
@@ -706,6 +724,7 @@ from sitq.models import Counts, FailureGroup
 from sitq.snapshots import Snapshot
 from sitq.notebook.bars import Bar
 from sitq.notebook.buttons import Buttons
+from sitq.notebook.html import BLANK
 
 done, ready = 0, asyncio.Event()
 

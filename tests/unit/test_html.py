@@ -25,7 +25,7 @@ from sitq.notebook.cards import (
     worker_card,
     worker_line,
 )
-from sitq.notebook.html import bar_html, bar_text, failures_html
+from sitq.notebook.html import BLANK, bar_html, bar_text, failures_html, lines_of
 from sitq.notebook.pieces import COLOURS, SIGNS
 from sitq.notebook.words import clean, ending, masked, one_line, tail
 from sitq.overview import Overview
@@ -56,6 +56,21 @@ def snapshot(name: str = "svc", **changes: Any) -> Snapshot:
 def overview(**changes: Any) -> Overview:
     usual: dict[str, Any] = {"at": datetime(2026, 1, 1, 12, 30, 5), "counts": Counts(pending=5, completed=2)}
     return Overview(**usual | changes)
+
+
+def test_a_live_bar_keeps_the_place_of_lines_that_come_and_go() -> None:
+    task = RunningTask("7k2m9qpa-x4tqe", "train", {}, 2.0)
+    full, less = snapshot(longest=(task, task), warnings=("no worker", "it is full")), snapshot(longest=(task,))
+    room = lines_of(full, ["paused"])
+    assert room == {"running": 2, "warnings": 2, "notes": 1}
+    assert bar_html(full, notes=["paused"], room=room) == bar_html(full, notes=["paused"])
+    for drawn in (bar_html(less, room=room), bar_html(snapshot(), room=room)):
+        lines = {
+            "running": drawn.count("sitq-running") + drawn.count(BLANK["running"]),
+            "warnings": drawn.count("sitq-warning") + drawn.count(BLANK["warnings"]),
+            "notes": drawn.count("sitq-note") + drawn.count(BLANK["notes"]),
+        }
+        assert lines == room
 
 
 def group(text: str = "bad", count: int = 3, **changes: Any) -> FailureGroup:
