@@ -209,19 +209,21 @@ def _check_thresholds(measure: str, given: object, level: object, above: bool) -
         if key not in LEVELS:
             near = nearest(key, LEVELS) if isinstance(key, str) else ""
             raise bad_value("level", key, f"one of {', '.join(LEVELS)}{near}")
-    thresholds = {key: _check_threshold(measure, found[key]) for key in LEVELS if key in found}
+    thresholds = {
+        key: _check_threshold(measure, found[key], "above" if above else "below") for key in LEVELS if key in found
+    }
     ordered = list(thresholds.values())
     if ordered != sorted(ordered, reverse=not above):
         raise InvalidArgument(f"a higher level must be harder to reach, but the thresholds are {thresholds}")
     return thresholds
 
 
-def _check_threshold(measure: str, value: object) -> float:
+def _check_threshold(measure: str, value: object, given_as: str) -> float:
     if "_s" in measure and measure != "depth":
-        return seconds("threshold", value)
+        return seconds(given_as, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise bad_type("threshold", value, "a number")
+        raise bad_type(given_as, value, "a number")
     most = 1.0 if measure == "error_rate" else math.inf
     if not 0 <= value <= most or math.isinf(value):
-        raise bad_value("threshold", value, "a fraction between 0 and 1" if most == 1 else "a number of at least 0")
+        raise bad_value(given_as, value, "a fraction between 0 and 1" if most == 1 else "a number of at least 0")
     return float(value)

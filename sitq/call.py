@@ -195,7 +195,7 @@ def succeeded(call: Call, value: Any, started_at: int, duration_s: float) -> Out
         if len(stored) > MAX_BYTES:
             raise PayloadTooLarge(
                 f"the result takes {len(stored) / 1e6:.0f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB:"
-                " write it to a file and return its path"
+                " write it to a file, such as in current_task().folder, and return its path"
             )
     except SerializationError as error:
         kind = type(value)

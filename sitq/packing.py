@@ -107,7 +107,8 @@ class Packer:
         try:
             payload, found = self._dumps((args, kwargs))
         except SerializationError as error:
-            raise SerializationError(f"{self._which(function, args, kwargs)} {error}") from error
+            remedy = "pass what it is made from, or build it where it is used, in a function under @sitq.once"
+            raise SerializationError(f"{self._which(function, args, kwargs)} {error}: {remedy}") from error
         if len(payload) > WARN_BYTES:
             sizes = [(len(self.serializer.dumps(a)), f"argument {i + 1}") for i, a in enumerate(args)]
             sizes += [(len(self.serializer.dumps(v)), f"argument {k!r}") for k, v in kwargs.items()]

@@ -211,7 +211,11 @@ MAPS: dict[str, Case] = {
         ValueError,
         r"row 0: the function has no parameter 'yy', it has x, y; did you mean 'y'\?; .* labels=\['yy'\]",
     ),
-    "a row that cannot be pickled": (lambda q: q.map(two, [1, threading.Lock()]), TypeError, "row 1: argument 1 'x'"),
+    "a row that cannot be pickled": (
+        lambda q: q.map(two, [1, threading.Lock()]),
+        TypeError,
+        "row 1: argument 1 .x. .*sitq.once",
+    ),
     "a frame of numbered columns": (lambda q: q.map(quick, pd.DataFrame([[1]])), ValueError, "columns .*text"),
     "no function": (lambda q: q.map(None, [1]), TypeError, "func must be a function, not None"),
     "a call": (lambda q: q.map(coroutine_function(1), [1]), TypeError, "func must be the function itself"),
