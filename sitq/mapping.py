@@ -237,12 +237,13 @@ class Fit:
                 raise InvalidArgument(f"{doubled[0]!r} is given by the row and by fixed")
             if not all(isinstance(key, str) for key in kwargs):
                 raise bad_type("a row's key", next(k for k in kwargs if not isinstance(k, str)), "a str")
-            unknown = [key for key in kwargs if self._keywords is not None and key not in self._keywords]
+            known = list(kwargs) if self._keywords is None else self._keywords
+            unknown = [key for key in kwargs if key not in known]
             if unknown:
-                assert self._keywords is not None
+                wrong = next((key for key in unknown if nearest(key, known)), unknown[0])  # a typo, rather than a label
                 raise InvalidArgument(
-                    f"the function has no parameter {unknown[0]!r}, it has {', '.join(self._keywords) or 'none'}"
-                    f"{nearest(unknown[0], self._keywords)}; what a row only carries along is named: labels={unknown!r}"
+                    f"the function has no parameter {wrong!r}, it has {', '.join(known) or 'none'}"
+                    f"{nearest(wrong, known)}; what a row only carries along is named: labels={unknown!r}"
                 )
             self._check(self._func, args, {**self._fixed, **kwargs})
             self._shapes.add(shape)

@@ -207,9 +207,9 @@ MAPS: dict[str, Case] = {
     "one dict": (lambda q: q.map(quick, {"value": 1}), TypeError, "rows must be"),
     "a bad row": (lambda q: q.map(two, [(1,), (1, 2, 3)]), ValueError, "row 1: two.*too many"),
     "a row with a key that is no parameter": (
-        lambda q: q.map(two, [{"x": 1, "yy": 2}]),
+        lambda q: q.map(two, [{"x": 1, "region": "north", "yy": 2}]),
         ValueError,
-        r"row 0: the function has no parameter 'yy', it has x, y; did you mean 'y'\?; .* labels=\['yy'\]",
+        r"row 0: the function has no parameter 'yy', it has x, y; did you mean 'y'\?; .* labels=\['region', 'yy'\]",
     ),
     "a row that cannot be pickled": (
         lambda q: q.map(two, [1, threading.Lock()]),
