@@ -83,6 +83,17 @@ def rate(name: str, value: object) -> tuple[int, int]:
     return starts, round(window * 1_000_000)
 
 
+def rate_words(rate: tuple[int, int]) -> str:
+    """Say a rate, as :func:`rate` read it.
+
+    Examples
+    --------
+    >>> rate_words((500, 60_000_000))
+    '500 in 60 s'
+    """
+    return f"{rate[0]:,} in {rate[1] / 1_000_000:g} s"
+
+
 def moment(name: str, value: object) -> int:
     """Read a datetime as microseconds since 1970 in UTC; a naive one is local time.
 

@@ -14,6 +14,7 @@ from sitq.errors import bad_value
 from sitq.models import Task
 from sitq.packing import MAX_SHARED, Packer
 from sitq.params import params_of, what_it_is
+from sitq.rates import SharedRate
 from sitq.refs import Ref, Refs, Shared
 from sitq.results import Result
 from sitq.rows import NewCall, NewTasks, Options
@@ -83,7 +84,10 @@ class Enqueueing(Connected):
         session = await self._session_number()
         ids = self.backend.ids
         call = NewCall(payload, params, None, tuple(map(ids.number, found.tasks)), tuple(found.shared))
+        rate = None if options.rate is None else await SharedRate.seen(self.backend, function, options.rate)
         numbers = await self.backend.enqueue(NewTasks(function, options, (call,), session, after=after))
+        if rate is not None:
+            await rate.tell()
         return ids.text(numbers[0])
 
     def ref(self, selection: Any) -> Ref | Refs:

@@ -18,6 +18,7 @@ from sitq.history import code_of
 from sitq.identity import Identity
 from sitq.interrupts import interruptible
 from sitq.params import params_of, unlabelled
+from sitq.rates import SharedRate
 from sitq.rows import NewCall, Options
 from sitq.rules import checked_rules
 from sitq.stopping import StopWhen, checked_stop_when
@@ -105,6 +106,7 @@ async def map_rows(
     version = NewVersion(function, code_of(func, settings.version), digests, settings.record_result)
     rules = checked_rules(settings.max_failures, settings.max_error_rate)
     began_at = clock.now_us()
+    rate = None if options.rate is None else await SharedRate.seen(queue.backend, function, options.rate)
     start = await begin(queue, NewBatch(settings.name, options.lane, session, version, rules))
     stop_when = None if settings.stop_when is None else StopWhen(queue, start.batch, settings.stop_when)
     try:
@@ -150,6 +152,8 @@ async def map_rows(
     made._told_stop = taking.stop  # in the line of the map
     await queue._watch(made, stop_when)
     await taking.tell(made._title)
+    if rate is not None:
+        await rate.tell()
     return made
 
 

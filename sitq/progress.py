@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sitq import clock
 from sitq.batch_rows import Pace, Stop
+from sitq.durations import rate_words
 from sitq.history import told_stale
 from sitq.life import trouble
 from sitq.models import MICROSECONDS, Counts, FailureGroup
@@ -343,7 +344,7 @@ def words_of(waits: WaitsFor, now_us: int) -> str:
     name, (rate, concurrency), paused_until = waits
     if paused_until > now_us:
         return f"waits for limit {name!r}: paused for {math.ceil((paused_until - now_us) / MICROSECONDS):,} s by a task"
-    says = [f"{rate[0]:,} in {rate[1] / MICROSECONDS:g} s"] if rate is not None else []
+    says = [rate_words(rate)] if rate is not None else []
     says += [f"{concurrency:,} at once"] if concurrency is not None else []
     return f"waits for limit {name!r}: {', '.join(says)}"
 

@@ -44,6 +44,7 @@ from sitq.rows import (
     Completion,
     Ended,
     Filter,
+    Function,
     Limit,
     Measures,
     MetricRow,
@@ -298,6 +299,10 @@ class Backend(ABC):
         A limit belongs to no lane. Tasks name it in their options; those with a rate share one of their function. What
         it does not allow waits, and lets others by; its worker looks again when the next start is allowed.
         """
+
+    @abstractmethod
+    async def rate_of(self, function: Function) -> tuple[str, tuple[int, int] | None]:
+        """Return the limit that tasks of a function have by a rate, and that rate; None: there was none yet."""
 
     @abstractmethod
     async def waits_for(self, batch: int) -> list[WaitsFor]:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from sitq.backends import earlier, group, lately, measuring, paging, queries
+from sitq.backends import earlier, group, lately, limiting, measuring, paging, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
 from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, PausedBatch, Point, Stop, Version
@@ -21,6 +21,7 @@ from sitq.rows import (
     Claim,
     Ended,
     Filter,
+    Function,
     Limit,
     Measures,
     MetricRow,
@@ -93,6 +94,12 @@ class Reading(Backend):
         condition, values = group.where(tasks)
         rows = await self._open.read(queries.TO_RETRY.format(condition=condition), values)
         return [(batch, function, json.loads(lone)) for batch, function, lone in rows]
+
+    async def rate_of(self, function: Function) -> tuple[str, tuple[int, int] | None]:
+        """Return the limit that tasks of a function have by a rate, and that rate."""
+        name = limiting.rate_name(function)
+        rows = await self._open.read_few("SELECT starts, period FROM limits WHERE name = ?", (name,))
+        return name, tuple(rows[0]) if rows and rows[0][0] is not None else None
 
     async def waits_for(self, batch: int) -> list[WaitsFor]:
         """Return the limits that allow no start at this moment, of tasks of a batch that could run otherwise."""

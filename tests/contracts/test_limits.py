@@ -192,7 +192,10 @@ async def test_a_clock_that_is_set_back_stops_nobody(backend: Backend, worker: i
 
 async def test_a_rate_is_of_the_function_whoever_asks(backend: Backend, worker: int, clock: Clock) -> None:
     rate = (2, MICROSECONDS)
+    assert await backend.rate_of(function("ask")) == ("rate of ask in any notebook", None)
     await backend.enqueue(new_tasks(3, of=function("ask"), rate=rate))
+    assert (await backend.rate_of(function("ask", b"other code")))[1] == rate
+    assert (await backend.rate_of(function("tell")))[1] is None
     await backend.enqueue(new_tasks(3, of=function("ask", b"other code"), rate=rate))
     await backend.enqueue(new_tasks(3, of=function("tell"), rate=rate))
     assert [claim.number for claim in await claims(backend, worker)] == [1, 2, 7, 8]

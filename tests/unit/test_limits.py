@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +106,37 @@ async def test_a_batch_that_is_mapped_again_takes_the_rate_of_its_cell(queue: si
     await queue.map(function(), range(3), name="svc", rate="1/h")
     batch = await queue.map(function(), range(3), name="svc")
     assert len(await starts(batch)) == 3
+
+
+async def test_who_changes_the_rate_that_notebooks_share_is_told_both_and_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with sitq.TaskQueue(tmp_path / "x.db") as one, sitq.TaskQueue(sitq.SQLiteBackend(tmp_path / "x.db")) as other:
+        ask = function()
+        await one.map(ask, range(3), rate="500/min")
+        await other.map(ask, range(3), rate="500/min")
+        assert "→" not in capsys.readouterr().out
+        await other.map(ask, range(3), rate="1/200ms")
+        told = capsys.readouterr().out.splitlines()[-1]
+        assert told.startswith(f"rate of {ask.__name__} in any notebook: 500 in 60 s → 1 in 0.2 s, ")
+        assert "in other notebooks too" in told
+        remedy = re.search(r'await queue.limit\("mine", rate="(.*?)"\)`, then limit="mine"', told)
+        assert remedy
+        assert rate("rate", remedy[1]) == rate("rate", "1/200ms")
+        await asyncio.gather(*(one.options(rate="8/s").enqueue(ask, x) for x in range(20)))
+        assert capsys.readouterr().out.count("1 in 0.2 s → 8 in 1 s") == 1, "once, however many come together"
+        await one.options(rate="8/s").enqueue(ask, 1)
+        assert capsys.readouterr().out == ""
+
+
+async def test_a_map_that_stores_nothing_changes_no_rate_and_says_nothing(
+    queue: sitq.TaskQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = await queue.map(function(), range(3), name="svc", rate="1000/s")
+    await starts(batch)
+    capsys.readouterr()
+    await queue.map(function(), range(3), name="svc", rate="1/h")
+    assert "→" not in capsys.readouterr().out
 
 
 def test_a_sync_queue_has_limits_too() -> None:
