@@ -180,6 +180,11 @@ async def test_the_streams_are_otherwise_as_before(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
+async def test_a_write_of_a_task_returns_the_length_of_its_text(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        assert (await done(queue, lambda: sys.stdout.write("four"))).value == 4
+
+
 async def test_a_function_that_was_given_a_stream_writes_to_that_of_its_task(queue: sitq.TaskQueue) -> None:
     capture.watch()
     out = sys.stdout

@@ -125,7 +125,9 @@ async def test_rows_are_those_of_a_map(queue: sitq.TaskQueue, rows: Callable[[],
 async def test_labels_are_no_arguments(queue: sitq.TaskQueue) -> None:
     await ran(queue)
     rows = [{"n": 8, "id": f"run {i}"} for i in range(100)]
-    assert (await queue.forecast(train, rows, labels="id")).by == ("n",)
+    found = await queue.forecast(train, rows, labels="id")
+    assert found.by == ("n",)
+    assert found.per_task_s == pytest.approx(8, rel=0.15)
 
 
 @pytest.mark.parametrize("given", [{}, {"epochs": [3]}], ids=["earlier", "now"])

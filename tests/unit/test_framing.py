@@ -23,6 +23,15 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize("frame", ["to_frame", "stats", "series", "metrics", "errors", "workers"])
+async def test_a_frame_is_a_first_use_that_connects(tmp_path: Path, frame: str) -> None:
+    queue = sitq.TaskQueue(tmp_path / "x.db")
+    try:
+        assert len(await getattr(queue, frame)()) == (1 if frame in ("stats", "workers") else 0)
+    finally:
+        await queue.close()
+
+
 # ---- attempts ----
 async def test_every_attempt_of_a_task_is_a_row(queue: sitq.TaskQueue, stage: Stage) -> None:
     policy = sitq.RetryPolicy(retries=2, delay=0)

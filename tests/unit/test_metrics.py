@@ -104,6 +104,16 @@ async def test_batches_and_queues_give_what_their_tasks_logged(queue: sitq.TaskQ
         assert "loss" in axes.get_title()
 
 
+async def test_what_a_batch_logged_comes_in_the_order_of_its_rows(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        for rows in ([0.2], [0.1, 0.2]):  # the task of the first row is stored last
+            batch = await queue.map(train, rows, name="train")
+            await batch.wait()
+        assert (await batch.metrics())["param.lr"].tolist() == [0.1] * 3 + [0.2] * 3
+    with pytest.raises(sitq.SitqError, match="prefix must be True or False"):
+        await batch.metrics(prefix=None)  # type: ignore[arg-type]  # what is wrong
+
+
 @pytest.mark.parametrize(
     ("metrics", "why"),
     [

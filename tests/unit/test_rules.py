@@ -388,6 +388,10 @@ def test_when_failures_are_too_many(rules: Rules, counts: tuple[int, int, int], 
     assert (broken(rules, *counts) is not None) == is_broken
 
 
+def test_one_failure_is_told_in_the_singular() -> None:
+    assert broken(Rules(max_failures=0), 10, 5, 1) == "max_failures=0: 1 task has failed"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "alike"),
     [

@@ -130,6 +130,12 @@ def test_groups_come_in_order_and_tasks_without_a_value_last() -> None:
     assert made["total"].tolist() == [1, 2, 1]
 
 
+def test_tasks_that_took_no_time_have_no_throughput() -> None:
+    at_once = {"state": COMPLETED, "start": 2, "run": 0}
+    assert np.isnan(stats_frame(tasks(at_once)).loc["all", "throughput"])
+    assert np.isnan(stats_of(Measures((0, 0, 1, 0, 0), T0, T0, "0", "0")).loc["all", "throughput"])
+
+
 def test_lists_and_mixed_kinds_make_groups_by_their_text() -> None:
     frame = tasks(*({"state": PENDING, "C": value} for value in ([1, 2], "a", [1, 2], 7)))
     assert stats_frame(frame, by="C")["total"].sort_index().to_dict() == {"'a'": 1, "7": 1, "[1, 2]": 2}
