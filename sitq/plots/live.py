@@ -150,7 +150,7 @@ class Live:
         bundle: dict[str, Any] = {"text/plain": words}
         if png is not None:
             encoded = base64.b64encode(png).decode("ascii")
-            # JupyterLab prefers HTML, and gives no other image its words; nbconvert has those of a PNG in its metadata.
+            # Pages prefer HTML, and give no other image its words; nbconvert's older templates take those of metadata.
             picture = f'<img alt="{escape(words)}" src="data:image/png;base64,{encoded}">'
             bundle |= {"text/html": picture, "image/png": encoded}
         publish(bundle, display_id, update=update, metadata={"image/png": {"alt": words}} if png is not None else {})
