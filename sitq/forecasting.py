@@ -50,12 +50,12 @@ class Forecast:
     notes: tuple[str, ...] = ()  # what is assumed, in words
 
     def __repr__(self) -> str:
-        from sitq.notebook.cards import forecast_line
+        from sitq.notebook.forecast_cards import forecast_line
 
         return forecast_line(self)
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.cards import forecast_card
+        from sitq.notebook.forecast_cards import forecast_card
 
         return forecast_card(self)
 

@@ -35,12 +35,12 @@ class Glance:
     batch_count: int
 
     def __repr__(self) -> str:
-        from sitq.notebook.cards import glance_lines
+        from sitq.notebook.glance_cards import glance_lines
 
         return glance_lines(self)
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.cards import glance_card
+        from sitq.notebook.glance_cards import glance_card
 
         return glance_card(self)
 

@@ -227,12 +227,12 @@ class Task:
         )
 
     def __repr__(self) -> str:
-        from sitq.notebook.cards import task_line
+        from sitq.notebook.record_cards import task_line
 
         return task_line(self)
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.cards import task_card
+        from sitq.notebook.record_cards import task_card
 
         return task_card(self)
 

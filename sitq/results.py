@@ -150,12 +150,12 @@ class Result:
         return True
 
     def __repr__(self) -> str:
-        from sitq.notebook.cards import result_line
+        from sitq.notebook.record_cards import result_line
 
         return result_line(self)
 
     def _repr_html_(self) -> str:
-        from sitq.notebook.cards import result_card
+        from sitq.notebook.record_cards import result_card
 
         return result_card(self)
 

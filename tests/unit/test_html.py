@@ -18,15 +18,12 @@ from sitq.notebook.cards import (
     counts_card,
     queue_card,
     queue_line,
-    result_card,
-    result_line,
-    task_card,
-    task_line,
     worker_card,
     worker_line,
 )
 from sitq.notebook.html import BLANK, bar_html, bar_text, failures_html, lines_of
 from sitq.notebook.pieces import COLOURS, SIGNS
+from sitq.notebook.record_cards import result_card, result_line, task_card, task_line
 from sitq.notebook.words import clean, ending, masked, one_line, tail
 from sitq.overview import Overview
 from sitq.reports import DISPLAY
