@@ -174,7 +174,8 @@ class Framing(Connected):
         -------
         DataFrame
             Counts by state, ``error_rate`` (a fraction), ``throughput`` (completions a second), and mean, median, p95,
-            p99, least and greatest of ``wait_s`` and ``duration_s``.
+            p99, least and greatest of ``wait_s`` and ``duration_s``. Each task is looked at once, for its state and its
+            times alike; a large database is looked at in parts, a moment apart.
         """
         from sitq.notebook.stats import stats_frame, stats_of
 

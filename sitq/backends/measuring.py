@@ -18,7 +18,9 @@ MOST_PARTS = 4
 async def measures(live: Opened, tasks: Filter, since: int | None) -> Measures:
     """Sum tasks up, on as many cores as it pays for.
 
-    Each task is in one part, and each part is read at a moment of its own.
+    Each task is in one part, and one row tells all of it, so that what is counted as ended has its duration. Each part
+    is read at a moment of its own: for one that all connections share, each would hold a transaction until all have
+    begun, and what reads beside would wait meanwhile.
     """
     condition, values = group.where(tasks)
     if since is not None:

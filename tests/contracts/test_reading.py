@@ -224,6 +224,29 @@ async def test_a_sum_in_parts_is_the_sum(backend: Backend, worker: int, monkeypa
     assert await backend.measures(Filter(lane="none")) == Measures((0, 0, 0, 0, 0), None, None, "", "")
 
 
+async def test_what_ends_between_the_parts_of_a_sum_is_counted_once_and_with_its_duration(
+    backend: Backend, worker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "os", SimpleNamespace(cpu_count=lambda: 8))
+    monkeypatch.setattr(measuring, "PART", 2)
+    await backend.enqueue(new_tasks(8))
+    claims = await backend.claim(worker, 8, LOCAL)
+    live = backend._open  # type: ignore[attr-defined]
+    read, turn = live.read, asyncio.Lock()
+
+    async def one_ends_after_each(*arguments: Any) -> Any:
+        async with turn:
+            rows = await read(*arguments)
+            for claim in (claims.pop(0), claims.pop()):  # one of the first part left, and one of the last
+                await backend.complete(worker, [completed(claim)])
+            return rows
+
+    monkeypatch.setattr(live, "read", one_ends_after_each)
+    found = await backend.measures(Filter())
+    assert sum(found.states) == 8
+    assert 0 < found.states[COMPLETED] == len(found.durations_ns.split(",")) < 8
+
+
 async def test_records_name_their_batch_and_lane(backend: Backend) -> None:
     batch, version = await begin(backend, new_batch("svc", lane="gpu"))
     await backend.enqueue(new_tasks(lane="gpu", batch=batch, version=version, name="fit"))
