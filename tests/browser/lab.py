@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import nbformat
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Response, expect, sync_playwright
 
 from tests.kernels import PYTHONS
 
@@ -231,17 +232,16 @@ def use_theme(page: Page, name: str) -> None:
     expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
-def save(page: Page, lab: Lab, name: str) -> None:
-    """Save the notebook and wait until all of it is on disk: the server empties the file first."""
-    path = lab.folder / name
-    before = path.stat().st_mtime_ns
-    page.keyboard.press("Control+s")
-    wait_until(lambda: path.stat().st_mtime_ns != before and is_whole(path), f"{name} is saved", timeout=20)
+def save(page: Page, name: str) -> None:
+    """Save a notebook that has changed, and wait until the server has stored it and the page knows that.
 
+    Lab sends nothing for one that is saved already.
+    """
 
-def is_whole(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except ValueError:
-        return False
-    return True
+    def stored(answer: Response) -> bool:
+        return answer.request.method == "PUT" and urlsplit(answer.url).path.endswith(f"/api/contents/{name}")
+
+    with page.expect_response(stored, timeout=60_000) as answer:
+        page.keyboard.press("Control+s")
+    assert answer.value.ok
+    answer.value.finished()

@@ -54,7 +54,7 @@ def test_the_bar_moves_while_a_cell_awaits_and_after_one_that_blocks_and_stays_a
 
     expect(run_cell(page, 3)).to_contain_text("all ended")
     expect(bar).to_contain_text("300 done · 0 left")
-    save(page, lab, "watched.ipynb")
+    save(page, "watched.ipynb")
     restart_kernel(page, lab, "watched.ipynb")
     reload(page, lab, "watched.ipynb")
 

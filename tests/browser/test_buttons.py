@@ -137,7 +137,7 @@ def test_a_bar_moves_while_the_kernel_is_idle_and_its_buttons_act_at_once(
     expect(bar).to_have_class(re.compile("sitq-final"), timeout=WITHIN_MS)
     expect(bar).to_contain_text("cancelled")
     expect_nothing_dead(page)
-    save(page, lab, f"{name}.ipynb")
+    save(page, f"{name}.ipynb")
     restart_kernel(page, lab, f"{name}.ipynb")
     reload(page, lab, f"{name}.ipynb")
     bar = cell(page, 0).locator(".sitq-bar")
@@ -305,7 +305,7 @@ def test_a_page_that_was_closed_before_the_end_has_the_bar_and_nothing_dead(brow
     bar = run_cell(page, 0).locator(".sitq-bar")
     expect_moving(bar)
     expect(page.get_by_text("Retry failed")).to_be_visible()
-    save(page, lab, "closed.ipynb")
+    save(page, "closed.ipynb")
     page.close()
     wait_for_end(lab.folder / "closed.db", 60)
 

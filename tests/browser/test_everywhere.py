@@ -51,7 +51,7 @@ def test_in_notebook_7_the_bar_moves_its_buttons_act_and_it_ends_as_html(browser
         ran.locator(".sitq-cancel").click()
         expect(bar).to_have_class(re.compile("sitq-final"))
         expect_nothing_dead(page)
-        save(page, server, "seven.ipynb")
+        save(page, "seven.ipynb")
         stored = server.read("seven.ipynb").cells[0].outputs
         assert "cancelled" in stored[1]["data"]["text/html"]
         page.close()

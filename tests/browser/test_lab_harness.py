@@ -29,7 +29,7 @@ def test_a_widget_that_lab_shows_is_seen_and_dies_at_a_restart(browser: Browser,
     bar = run_cell(page, 0).locator(".widget-hprogress .progress-bar")
     expect(bar).to_have_attribute("style", re.compile("width: 100%;"))
     expect(run_cell(page, 1)).to_contain_text("bar at 4")
-    save(page, lab, "bar.ipynb")
+    save(page, "bar.ipynb")
     assert lab.read("bar.ipynb").cells[1].outputs[0].text == "bar at 4\n"
 
     restart_kernel(page, lab, "bar.ipynb")

@@ -58,7 +58,7 @@ def test_a_saved_page_says_after_a_restart_what_is_stale(browser: Browser, lab: 
     page = open_notebook(browser, lab, "saved.ipynb")
     for i in range(3):
         run_cell(page, i)
-    save(page, lab, "saved.ipynb")
+    save(page, "saved.ipynb")
     restart_kernel(page, lab, "saved.ipynb")
     reload(page, lab, "saved.ipynb")
     bar = cell(page, 2).locator(".sitq-bar")

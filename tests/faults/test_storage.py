@@ -774,7 +774,7 @@ async def refused(path):
         else:
             os._exit(3)
 
-go_on = threading.Event()
+half, go_on = threading.Event(), threading.Event()
 
 async def child(inherited):
     go_on.set()
@@ -820,10 +820,9 @@ async def main():
     os.link(open_, os.path.join(folder, "hard.db"))
     os.rename(moved, moved + ".2")
     acquire = guard.acquire
-    guard.acquire = lambda *given: (go_on.wait(), acquire(*given))[1]
+    guard.acquire = lambda *given: (half.set(), go_on.wait(), acquire(*given))[2]
     half_open = asyncio.create_task(SQLiteBackend(opening, key=KEY).open())
-    while not os.path.exists(opening) or not os.path.getsize(opening):
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(half.wait)  # no thread is inside SQLite: its own locks would never come free in a child
     told = [forked(backends, depth=1)]  # a grandchild
     go_on.set()
     await half_open
