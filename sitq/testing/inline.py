@@ -243,7 +243,7 @@ class InlineQueue(TaskQueue):
             self._nothing_since = None
             counts = await self.backend.counts(None)
             raise InvalidArgument(
-                f"this waits for ever: {counts.pending} tasks are pending, nothing runs, and at no time will something:"
+                f"this waits for ever: {counts.pending} pending, nothing runs, and at no time will something:"
                 f" they are paused, wait for tasks that do, or are in a lane that this queue does not run (it runs"
                 f" {', '.join(map(repr, self._lanes))}; name more with lanes=)"
             )

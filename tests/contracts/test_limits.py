@@ -377,6 +377,18 @@ async def test_a_batch_tells_which_limits_it_waits_for(svc: Svc, clock: Clock) -
     assert await backend.waits_for(svc.batch) == []  # without any bound
 
 
+async def test_a_batch_tells_its_limit_though_many_tasks_of_others_stand_before_it(
+    backend: Backend, worker: int
+) -> None:
+    session = await registered(backend)
+    await backend.limit("api", Limit(concurrency=1))
+    await backend.enqueue(new_tasks(1500, limit="api"))
+    batch, version = await begin(backend, new_batch("svc", session=session))
+    await backend.enqueue(new_tasks(3, session=session, batch=batch, version=version, limit="api"))
+    assert await number_of(backend, worker) == 1
+    assert [found.name for found in await backend.waits_for(batch)] == ["api"]
+
+
 # ---- what tasks go through ----
 @pytest.mark.parametrize("how", ["released", "again", "lost", "retried", "rerun", "held", "scheduled"])
 async def test_a_task_keeps_its_limit(backend: Backend, worker: int, clock: Clock, how: str) -> None:

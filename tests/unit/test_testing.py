@@ -287,7 +287,7 @@ async def test_waits_for_a_batch_move_the_clock(inline: InlineQueue) -> None:
 async def test_a_wait_for_what_will_never_come_says_so(inline: InlineQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline_module, "PATIENCE_S", 0.05)
     elsewhere = await inline.options(lane="gpu").enqueue(see, 1)
-    with pytest.raises(InvalidArgument, match=r"waits for ever: 1 tasks are pending.*lanes="):
+    with pytest.raises(InvalidArgument, match=r"waits for ever: 1 pending, nothing runs.*lanes="):
         await inline.get_result(elsewhere)
     batch = await inline.options(lane="gpu").map(see, [1])
     with pytest.raises(InvalidArgument, match="waits for ever"):
