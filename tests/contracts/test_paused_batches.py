@@ -96,6 +96,16 @@ async def test_letting_everything_of_the_lane_go_lets_its_batches_go(backend: Ba
     assert len(await backend.claim(worker, 9, LOCAL)) == 2
 
 
+async def test_letting_another_lane_go_leaves_a_batch_paused(backend: Backend, worker: int) -> None:
+    session = await registered(backend)
+    await backend.enqueue(new_tasks(1, session=session, lane="other"))
+    batch = await batch_of(backend, 2)
+    await backend.hold(Filter(batch=batch), Waits.PAUSED, True, session)
+    await backend.hold(Filter(lane="other"), Waits.PAUSED, False)
+    assert await backend.pauser(batch) is not None
+    await check_it_waits(backend, worker, batch, 2)
+
+
 async def test_a_part_of_a_batch_pauses_no_others(backend: Backend, worker: int) -> None:
     await batch_of(backend, 3)
     (claim,) = await backend.claim(worker, 1, LOCAL)
