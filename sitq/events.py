@@ -119,14 +119,14 @@ class Ear:
                     break
                 numbers = heard.numbers[heard.done : heard.done + most]
                 found.append((heard, numbers))
-                most -= len(numbers) or 1
+                most -= len(numbers)
         return found
 
     def hand_over(self, told: list[tuple[Heard, Sequence[int]]]) -> None:
         """Forget what was peeked at. Until then it is kept: a reader that is cancelled loses nothing."""
         with self._lock:
             for heard, numbers in told:
-                heard.done += len(numbers) or 1
+                heard.done += len(numbers)
                 if self._heard and self._heard[0] is heard:  # else a gap stands for it now
                     self._kept -= len(numbers)
                     if heard.done >= len(heard.numbers):

@@ -97,6 +97,16 @@ async def test_a_reader_that_is_too_slow_is_told_of_a_gap(
     assert after.task_id == last
 
 
+async def test_a_reader_that_keeps_up_is_told_everything_for_any_number_of_events(
+    queue: sitq.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "MOST", 5)
+    events = queue.events("pending", "gap")
+    for _ in range(4):
+        ids = [await queue.enqueue(quick) for _ in range(3)]
+        assert [event.task_id for event in await take(events, 3)] == ids
+
+
 async def test_a_gap_between_processes_is_told(queue: sitq.TaskQueue) -> None:
     events = queue.events("failed")
     queue.backend._open.publish_foreign([GAP])  # type: ignore[attr-defined]
