@@ -59,7 +59,7 @@ def heatmap(
     if isinstance(agg, str) and agg not in AGGREGATES:
         raise InvalidArgument(f"agg must be one of {', '.join(AGGREGATES)}, not {shown(agg)}{nearest(agg, AGGREGATES)}")
     column, used, values = valued(df, value, "heatmap")
-    across, up = _axes(df[columns], used)
+    across, up = _axes(df, used, columns)
     groups = values.groupby([up.codes, across.codes])
     cells = groups.agg(agg)
     grid = np.full((len(up.labels), len(across.labels)), np.nan)
@@ -78,17 +78,19 @@ def heatmap(
     return ax
 
 
-def _axes(asked: pd.DataFrame, used: pd.DataFrame) -> list[Axis]:
+def _axes(df: pd.DataFrame, used: pd.DataFrame, columns: list[str]) -> list[Axis]:
     """Return the axis of each column; those of a random search have steps that its tasks can fill.
 
     Whether it is one, all tasks tell: a grid that has only begun has few values, too.
     """
-    if all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in asked.dtypes):
-        across, up = (asked[name].nunique() for name in asked.columns)
-        if min(across, up) > FEW and len(asked.drop_duplicates()) * SPARSE < across * up:
-            steps = min(STEPS, max(FEW // 2, round(math.sqrt(len(asked)))))
-            return [Axis.stepped(used[name], steps) for name in asked.columns]
-    return [Axis.of(used[name]) for name in asked.columns]
+    kinds = [df[name].dtype for name in columns]
+    if all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in kinds):
+        across, up = (df[name].nunique() for name in columns)
+        points = len(df.drop_duplicates(subset=list(dict.fromkeys(columns))))
+        if min(across, up) > FEW and points * SPARSE < across * up:
+            steps = min(STEPS, max(FEW // 2, round(math.sqrt(len(df)))))
+            return [Axis.stepped(used[name], steps) for name in columns]
+    return [Axis.of(used[name]) for name in columns]
 
 
 def _draw_cells(ax: Axes, grid: np.ndarray[Any, Any], across: Axis, up: Axis) -> None:
