@@ -744,7 +744,7 @@ async def test_a_process_that_takes_too_much_memory_fails_its_task_and_says_how_
         assert "builtins.MemoryError" in outcome.error_bases, "a retry policy may name it"
         said = re.fullmatch(r"the runner process took (\d+) MB; max_memory is 200 MB", outcome.error or "")
         assert said
-        assert int(said[1]) > 200
+        assert int(said[1]) >= 200  # rounded
         assert 1 not in delivered.outcomes
         executor.cancel(1)
 
