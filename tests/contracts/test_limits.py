@@ -232,6 +232,17 @@ async def test_no_more_run_at_once_than_a_limit_allows(backend: Backend, worker:
     assert await number_of(backend, await registered(backend)) == 2
 
 
+async def test_a_limit_of_both_holds_both(backend: Backend, worker: int, clock: Clock) -> None:
+    await backend.limit("api", Limit(rate=(3, MICROSECONDS), concurrency=2))
+    await backend.enqueue(new_tasks(9, limit="api"))
+    for allowed in (2, 1, 0):  # at once, then of the three in a second
+        found = await claims(backend, worker)
+        assert len(found) == allowed
+        await backend.complete(worker, [completed(claim) for claim in found])
+    clock.go(1)
+    assert await number_of(backend, worker) == 2
+
+
 async def test_what_ends_tells_the_workers_that_wait_for_its_limit(pair: tuple[Backend, Backend]) -> None:
     one, two = pair
     await one.limit("api", Limit(concurrency=1))
