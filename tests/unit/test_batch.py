@@ -175,6 +175,7 @@ async def test_a_cancelled_map_leaves_nothing(queue: sitq.TaskQueue) -> None:
     assert await left_behind(queue) == (0, 0)
 
 
+@pytest.mark.alone
 async def test_a_large_map_is_written_in_chunks_with_the_loop_free(queue: sitq.TaskQueue) -> None:
     gaps: list[float] = []
     chunks: list[int] = []
