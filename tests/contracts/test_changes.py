@@ -282,6 +282,7 @@ async def test_a_resume_is_told_also_beside_other_changes(pair: tuple[Backend, B
         assert [c.number for c in await hands.take(1)] == [2]
 
 
+@pytest.mark.alone
 async def test_a_wait_ends_when_another_process_commits(pair: tuple[Backend, Backend]) -> None:
     one, other = pair
     waits = threading.Event()
@@ -300,6 +301,7 @@ async def test_a_wait_ends_when_another_process_commits(pair: tuple[Backend, Bac
     assert await waiting < 0.5
 
 
+@pytest.mark.alone
 async def test_a_wait_is_ended_by_wake_and_by_its_timeout(backend: Backend) -> None:
     with heart_of(backend) as heart:
         while heart.wait(0.0):

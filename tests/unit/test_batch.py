@@ -403,6 +403,7 @@ async def test_leaving_the_loop_over_results_leaves_nothing_behind(queue: sitq.T
     assert len(queue.backend.listeners) == before
 
 
+@pytest.mark.alone
 async def test_a_wait_ends_on_time(queue: sitq.TaskQueue) -> None:
     batch = await queue.map(quick, range(3))
     started = time.perf_counter()

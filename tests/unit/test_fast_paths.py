@@ -322,6 +322,7 @@ async def test_a_rolled_back_look_does_not_lose_a_due_task(two: tuple[SQLiteBack
     await claim_one(backend, session)
 
 
+@pytest.mark.alone
 async def test_a_resume_in_another_process_wakes_an_idle_worker_at_once(tmp_path: Path) -> None:
     async with TaskQueue(tmp_path / "t.db") as queue, Worker(SQLiteBackend(tmp_path / "t.db")):
         for _ in range(5):

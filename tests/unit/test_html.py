@@ -217,6 +217,7 @@ def test_colours_of_terminals_go_and_other_controls_are_replaced() -> None:
     assert clean("a\x1b]0;title\x07b\u202ec\x00", 80) == "a�b�c�"
 
 
+@pytest.mark.alone
 def test_megabytes_cost_no_more_than_a_line() -> None:
     text = "\x1b[31m" * 10_000_000
     begun = time.perf_counter()

@@ -69,6 +69,7 @@ async def test_a_failure_raises_with_its_traceback_when_unwrapped(queue: sitq.Ta
         result.unwrap()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("timeout", [0, 0.1, "0.1s"])
 async def test_a_wait_ends_on_time_with_none(queue: sitq.TaskQueue, timeout: float | str) -> None:
     task_id = await queue.enqueue(quick)
@@ -79,6 +80,7 @@ async def test_a_wait_ends_on_time_with_none(queue: sitq.TaskQueue, timeout: flo
     assert seconds - 0.001 <= took < seconds + TOLERANCE_S + 0.05  # a machine that is busy wakes us late
 
 
+@pytest.mark.alone
 async def test_a_wait_ends_at_once_when_the_task_ends(queue: sitq.TaskQueue, stage: Stage) -> None:
     async with sitq.Worker(queue.backend):
         task_id = await queue.enqueue(hold_in_loop, 1)

@@ -536,6 +536,7 @@ def test_the_rest_is_not_plain(value: Any, why: str) -> None:
     assert str(caught.value) == why
 
 
+@pytest.mark.alone
 def test_a_large_value_is_not_written_to_find_out() -> None:
     large, text = list(range(10_000_000)), "y" * 100_000_000
     started = time.perf_counter()
@@ -547,6 +548,7 @@ def test_a_large_value_is_not_written_to_find_out() -> None:
 
 
 # ---- how long it takes ----
+@pytest.mark.alone
 def test_an_ordinary_function_takes_less_than_a_millisecond(notebook: Notebook) -> None:
     lines = "\n".join(f"    total += clean(x + {n}) * EPOCHS * PARAMS['lr']" for n in range(18))
     notebook.run("EPOCHS = 10\nPARAMS = {'lr': 0.1, 'layers': [64, 32]}")
