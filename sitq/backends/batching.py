@@ -7,7 +7,7 @@ that raises or is killed has changed nothing that runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sitq.backends.coding import add_version, move_counts, unask
@@ -16,13 +16,12 @@ from sitq.backends.group import (
     BLOCKS,
     INLINE_BYTES,
     Group,
-    back_to_pending,
     blocks,
     due,
     remove,
-    store_labels,
 )
 from sitq.backends.limiting import limit_of
+from sitq.backends.repeating import back_to_pending
 from sitq.backends.ruling import end_map, hold_with_batch, store_rules
 from sitq.backends.sharing import ANY_USES, any_shared, use
 from sitq.backends.steering import cancel
@@ -268,6 +267,16 @@ def check_mapping(group: Group, batch: int, session: int) -> None:
     """Refuse the rows of a map that was given up meanwhile."""
     if not group.execute("SELECT 1 FROM batches WHERE number = ? AND mapping = ?", (batch, session)).fetchone():
         raise BatchNotFound(GONE)
+
+
+def store_labels(group: Group, labels: Iterable[tuple[int, str | None]]) -> None:
+    """Store what rows carry beside their parameters; those without stay as they are."""
+    told = json.dumps([(number, text) for number, text in labels if text is not None])
+    group.execute(
+        "INSERT OR REPLACE INTO labels (task, fields)"
+        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+        (told,),
+    )
 
 
 # ---- later ----

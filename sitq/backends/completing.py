@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from sitq.backends import telling
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
-from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks, keep_attempt
+from sitq.backends.group import BLOCKS, INLINE_BYTES, Group, blocks
 from sitq.backends.limiting import free, note_starts, pause_limit
 from sitq.backends.releasing import lose
+from sitq.backends.repeating import keep_attempt
 from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, COMPLETED, FAILED, PENDING, PROCESSING, Waits

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sitq.backends.group import BLOCKS, Group, back_to_pending, blocks
+from sitq.backends.group import BLOCKS, Group, blocks
+from sitq.backends.repeating import back_to_pending
 from sitq.errors import InvalidArgument
 from sitq.models import CANCELLED, COMPLETED, FAILED, FINAL, NEEDED_FAILED, PENDING, Waits
 from sitq.rows import NewTasks

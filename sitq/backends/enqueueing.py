@@ -9,7 +9,7 @@ from typing import Any
 
 from sitq.backends import changes
 from sitq.backends.base import Claimer
-from sitq.backends.batching import ack_batch, check_mapping
+from sitq.backends.batching import ack_batch, check_mapping, store_labels
 from sitq.backends.claiming import promote
 from sitq.backends.committing import came_through
 from sitq.backends.depending import depend
@@ -23,7 +23,6 @@ from sitq.backends.group import (
     due,
     is_stored,
     remove,
-    store_labels,
 )
 from sitq.backends.limiting import limit_of
 from sitq.backends.sharing import any_shared, use

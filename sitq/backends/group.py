@@ -16,8 +16,8 @@ from sitq.backends import changes, queries
 from sitq.backends.base import Change, Claimer
 from sitq.clock import now_us
 from sitq.ids import PublicIds
-from sitq.models import COMPLETED, MICROSECONDS, PENDING, STATES, Waits
-from sitq.rows import Claim, Completion, Filter, Function
+from sitq.models import COMPLETED, MICROSECONDS, PENDING, Waits
+from sitq.rows import Claim, Function
 from sitq.sealing import FUNCTION, Sealer
 
 INLINE_BYTES = 4096  # larger payloads live in a table of their own: at 200 kB completion is 100 times faster
@@ -253,133 +253,7 @@ def remove(group: Group, numbers: Iterable[int], states: tuple[int, ...]) -> int
     return len(deleted)
 
 
-def store_labels(group: Group, labels: Iterable[tuple[int, str | None]]) -> None:
-    """Store what rows carry beside their parameters; those without stay as they are."""
-    told = json.dumps([(number, text) for number, text in labels if text is not None])
-    group.execute(
-        "INSERT OR REPLACE INTO labels (task, fields)"
-        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
-        (told,),
-    )
-
-
 def payload(group: Group, task: int, kind: int) -> bytes:
     """Read a payload that lives in the side table."""
     row = group.execute("SELECT sealed FROM payloads WHERE task = ? AND kind = ?", (task, kind)).fetchone()
     return bytes(row[0]) if row else b""
-
-
-def keep_attempt(
-    group: Group, number: int, ended: str, c: Completion | None = None, again_at: int | None = None
-) -> None:
-    """Copy the present attempt of a task into the attempts, since another one follows.
-
-    Parameters
-    ----------
-    again_at : int, optional
-        When the task was let run again, if it had ended with this attempt.
-    """
-    group.execute(
-        "INSERT OR IGNORE INTO attempts (task, attempt, ended, session, started_at, finished_at, again_at,"
-        " duration_s, error_type, error, traceback, value)"
-        " SELECT number, attempt, ?, session, coalesce(?, started_at), coalesce(finished_at, ?), ?,"
-        " coalesce(?, duration_s), coalesce(?, error_type), coalesce(?, error), coalesce(?, traceback), value"
-        " FROM tasks WHERE number = ? AND attempt > 0",
-        (
-            ended,
-            c.started_at if c else None,
-            group.now,
-            again_at,
-            c.duration_s if c else None,
-            c.error_type if c else None,
-            c.error if c else None,
-            c.traceback if c else None,
-            number,
-        ),
-    )
-
-
-PAUSED_WITH_BATCH = (
-    "iif(batch AND EXISTS (SELECT 1 FROM batches WHERE batches.number = tasks.batch AND paused),"
-    f" {Waits.PAUSED.value}, 0)"
-)
-
-
-def back_to_pending(
-    group: Group, condition: str, values: Sequence[Any], waits: str, run_at: int | None = None
-) -> list[int]:
-    """Put tasks that have ended back to pending with fresh budgets; what they were stays in their attempts.
-
-    Parameters
-    ----------
-    condition, values
-        Which tasks; all of them have ended.
-    waits : str
-        An SQL expression: what they wait for.
-    """
-    rows = group.execute(f"SELECT number, lane, batch, state FROM tasks WHERE {condition}", values).fetchall()
-    for number, lane, batch, state in rows:
-        keep_attempt(group, number, STATES[state].value, again_at=group.now)
-        group.count(lane, batch, state, -1)
-    numbers = sorted(row[0] for row in rows)
-    listed = json.dumps(numbers)
-    group.execute(
-        "UPDATE payloads SET kind = -(SELECT attempt FROM tasks WHERE number = task)"
-        " WHERE kind = 1 AND task IN (SELECT value FROM json_each(?))",
-        (listed,),
-    )
-    group.execute(
-        "UPDATE tasks SET state = 0, losses = 0, failures = 0, cancelling = 0, started_at = NULL, finished_at = NULL,"
-        " duration_s = NULL, error_type = NULL, error = NULL, traceback = NULL, fields = NULL, value = NULL,"
-        f" run_at = ?, waits = {waits} | {PAUSED_WITH_BATCH} WHERE number IN (SELECT value FROM json_each(?))",
-        (group.now if run_at is None else run_at, listed),  # it waits from now on, not since it was enqueued
-    )
-    group.change(PENDING, numbers)
-    group.claimable = True
-    return numbers
-
-
-OF_BATCHES = (
-    " UNION ALL SELECT number FROM tasks AS one_of WHERE batch IN (SELECT value FROM json_each(?)) AND batch <> 0"
-)
-
-
-def where(tasks: Filter, table: str = "") -> tuple[str, list[Any]]:
-    """Write a filter as a condition and its parameters."""
-    conditions: list[str] = ["1"]
-    values: list[Any] = []
-    if tasks.numbers is not None:
-        conditions.append(f"{table}number IN (SELECT value FROM json_each(?){OF_BATCHES if tasks.batches else ''})")
-        values.append(json.dumps(list(tasks.numbers)))
-    if tasks.batches:
-        values.append(json.dumps(list(tasks.batches)))
-    if tasks.batch is not None and tasks.asked:
-        conditions.append(f"{table}batch = ? AND {table}batch <> 0")
-        values.append(tasks.batch)
-    elif tasks.batch is not None:
-        conditions.append(f"{table}batch IN (?, -?) AND {table}batch <> 0")
-        values += (tasks.batch, tasks.batch)
-    if tasks.lane is not None:
-        conditions.append(f"{table}lane = (SELECT number FROM lanes WHERE name = ?)")
-        values.append(tasks.lane)
-    if tasks.states:
-        conditions.append(f"{table}state IN ({', '.join(str(int(state)) for state in tasks.states)})")
-    if tasks.error_type is not None:
-        conditions.append(f"{table}error_type IS ?")
-        values.append(tasks.error_type or None)
-    return " AND ".join(conditions), values
-
-
-def pending_in(tasks: Filter) -> tuple[tuple[str, str], ...]:
-    """Return where to look for pending tasks and by which condition; first for those that wait.
-
-    There is an index for those that wait and two for those that do not, and none for all: ``state = 0`` alone would
-    read every finished row. Numbers need no index.
-    """
-    if tasks.numbers is not None:
-        return (("tasks", "state = 0"),)
-    return (
-        ("tasks INDEXED BY tasks_waiting", "state = 0 AND waits <> 0"),
-        ("tasks", "state = 0 AND waits = 0 AND limited IS NULL"),
-        ("tasks", "state = 0 AND waits = 0 AND limited IS NOT NULL"),
-    )

@@ -6,7 +6,7 @@ import asyncio
 import os
 from itertools import pairwise
 
-from sitq.backends import group, queries
+from sitq.backends import filtering, queries
 from sitq.backends.opened import Opened
 from sitq.models import FINAL, PENDING, PROCESSING
 from sitq.rows import Filter, Measures
@@ -22,7 +22,7 @@ async def measures(live: Opened, tasks: Filter, since: int | None) -> Measures:
     is read at a moment of its own: for one that all connections share, each would hold a transaction until all have
     begun, and what reads beside would wait meanwhile.
     """
-    condition, values = group.where(tasks)
+    condition, values = filtering.where(tasks)
     if since is not None:
         condition, values = f"{condition} AND (finished_at > ? OR finished_at IS NULL)", [*values, since]
     sql = queries.MEASURES.format(condition=condition)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from sitq.backends import columns, group, queries
+from sitq.backends import columns, filtering, queries
 from sitq.rows import Filter
 
 Read = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
@@ -18,7 +18,7 @@ Pages = AsyncGenerator[dict[str, list[Any]], None]
 async def pages(read: Read, tasks: Filter, fields: Sequence[str], size: int) -> Pages:
     """Read these fields of tasks, in order of their numbers."""
     if tasks.batches:
-        condition, values = group.where(tasks)
+        condition, values = filtering.where(tasks)
         found = await read(f"SELECT number FROM tasks WHERE {condition}", values)
         tasks = replace(tasks, numbers=[row[0] for row in found], batches=())
     numbers = [] if tasks.numbers is None else sorted(set(tasks.numbers))
@@ -31,7 +31,7 @@ async def pages(read: Read, tasks: Filter, fields: Sequence[str], size: int) -> 
 
 
 async def _pages(read: Read, tasks: Filter, fields: Sequence[str], size: int) -> Pages:
-    condition, values = group.where(tasks, "tasks.")
+    condition, values = filtering.where(tasks, "tasks.")
     rows = queries.records(fields, condition, of_batch=tasks.batch is not None)
     by_column, number = columns.statement(fields, rows), fields.index("number") + 1
     after: int | None = 0

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from sitq.backends import earlier, group, lately, limiting, measuring, paging, queries
+from sitq.backends import earlier, filtering, lately, limiting, measuring, paging, queries
 from sitq.backends.base import Backend
 from sitq.backends.opened import Opened
 from sitq.batch_rows import BatchRow, BatchVersion, Code, Earlier, Pace, PausedBatch, Point, Stop, Version
@@ -91,7 +91,7 @@ class Reading(Backend):
 
     async def to_retry(self, tasks: Filter) -> list[tuple[int, int, list[int]]]:
         """Return the batches of the failed and cancelled tasks among these; of lone ones functions and numbers."""
-        condition, values = group.where(tasks)
+        condition, values = filtering.where(tasks)
         rows = await self._open.read(queries.TO_RETRY.format(condition=condition), values)
         return [(batch, function, json.loads(lone)) for batch, function, lone in rows]
 
@@ -112,12 +112,12 @@ class Reading(Backend):
 
     async def progress(self, tasks: Filter) -> list[ProgressRow]:
         """Return how far the running tasks among these are, as far as they told."""
-        condition, values = group.where(tasks, "tasks.")
+        condition, values = filtering.where(tasks, "tasks.")
         return list(map(ProgressRow._make, await self._open.read(queries.PROGRESS.format(condition=condition), values)))
 
     async def metrics(self, tasks: Filter) -> list[MetricRow]:
         """Return what all attempts of these tasks logged."""
-        condition, values = group.where(tasks, "tasks.")
+        condition, values = filtering.where(tasks, "tasks.")
         # Whichever are fewer are read first.
         some = tasks.numbers or tasks.batch or tasks.batches
         tables = "tasks CROSS JOIN metrics" if some else "metrics CROSS JOIN tasks"
@@ -126,7 +126,7 @@ class Reading(Backend):
 
     async def notes(self, tasks: Filter) -> dict[int, str]:
         """Return the notes of the last attempts of these tasks."""
-        condition, values = group.where(tasks, "tasks.")
+        condition, values = filtering.where(tasks, "tasks.")
         return dict(await self._open.read(queries.NOTES.format(condition=condition), values))
 
     async def function(self, number: int) -> StoredFunction:
@@ -155,7 +155,7 @@ class Reading(Backend):
 
     async def lanes_left(self, tasks: Filter) -> list[str]:
         """Return the lanes of what has not ended of these tasks and of what they need."""
-        condition, values = group.where(tasks)
+        condition, values = filtering.where(tasks)
         return [row[0] for row in await self._open.read(queries.LANES_LEFT.format(condition=condition), values * 2)]
 
     async def results(self, numbers: Sequence[int], outputs: bool = True) -> list[ResultRow]:
@@ -177,7 +177,7 @@ class Reading(Backend):
 
     async def tasks(self, tasks: Filter, after: int = 0, limit: int | None = None) -> list[TaskRow]:
         """Return records in order of their numbers."""
-        condition, values = group.where(tasks, "tasks.")
+        condition, values = filtering.where(tasks, "tasks.")
         sql = queries.records(TaskRow._fields, condition, of_batch=tasks.batch is not None)
         rows = await self._open.read(sql, (after, *values, -1 if limit is None else limit))
         return list(map(TaskRow._make, rows))
@@ -192,7 +192,7 @@ class Reading(Backend):
 
     async def numbers(self, tasks: Filter) -> list[int]:
         """Return the numbers of tasks; of a batch in the order of its rows."""
-        condition, values = group.where(tasks)
+        condition, values = filtering.where(tasks)
         order = "number"
         if tasks.batch is not None:
             order, condition = "position", f"{condition} AND position IS NOT NULL"
@@ -221,7 +221,7 @@ class Reading(Backend):
 
     async def held(self, lane: str | None = None, batch: int | None = None) -> int:
         """Count pending tasks that are held."""
-        condition, values = group.where(Filter(lane=lane, batch=batch))
+        condition, values = filtering.where(Filter(lane=lane, batch=batch))
         return int((await self._open.read(queries.HELD.format(condition=condition), values))[0][0])
 
     async def failures(self, batch: int, limit: int) -> list[FailureGroup]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from sitq.backends.base import Claimer
 from sitq.backends.coding import go_on
-from sitq.backends.group import Group, keep_attempt
+from sitq.backends.group import Group
+from sitq.backends.repeating import keep_attempt
 from sitq.backends.ruling import keep_rules, obey
 from sitq.backends.units import Careful
 from sitq.models import CANCELLED, FAILED, PENDING

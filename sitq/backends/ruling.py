@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from sitq.backends.group import Group, pending_in
+from sitq.backends.filtering import pending_in
+from sitq.backends.group import Group
 from sitq.batch_rows import Rules, Stop
 from sitq.models import CANCELLED, ENDED_BY_RULE, NEEDED_FAILED, PENDING, Waits
 from sitq.rows import Filter

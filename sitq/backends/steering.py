@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sitq.backends.coding import take_current, take_function
-from sitq.backends.group import Group, back_to_pending, pending_in, remove, where
+from sitq.backends.filtering import pending_in, processing_in, where
+from sitq.backends.group import Group, remove
+from sitq.backends.repeating import back_to_pending
 from sitq.backends.ruling import forget_stops, let_go, pause_batch
 from sitq.batch_rows import NewVersion
 from sitq.errors import InvalidArgument
@@ -189,8 +191,3 @@ def purgeable(tasks: Filter, before: int | None) -> tuple[str, list[Any]]:
     condition, values = where(tasks)
     ended = f"state IN (2, 3, 4) AND (? IS NULL OR finished_at < ?) AND NOT {NEEDED} AND {condition}"
     return ended, [before, before, *values]
-
-
-def processing_in(tasks: Filter) -> tuple[str, str]:
-    """Return the same for tasks that are running: few, so that their index is better than that of a batch."""
-    return "tasks" if tasks.numbers is not None else "tasks INDEXED BY tasks_processing", "state = 1"
