@@ -131,8 +131,9 @@ class Framing(Connected):
         rows = await self.backend.metrics(tasks)
         logged = Filter(numbers=sorted({row.number for row in rows}))
         given = await self._columns(logged, ("number", "params", "position"))
-        order = sorted(range(len(given["number"])), key=lambda at: (given["position"][at] or 0, at))
-        numbers = [given["number"][at] for at in order]
+        # A batch is told in the order of its rows; the tasks of several in the order in which they were made.
+        places = given["number"] if tasks.batch is None else [position or 0 for position in given["position"]]
+        numbers = [number for _, number in sorted(zip(places, given["number"], strict=True))]
         ids = dict(zip(numbers, self.backend.ids.texts(numbers), strict=True))
         return metrics_frame(rows, ids, dict(zip(given["number"], given["params"], strict=True)), prefix=prefix)
 

@@ -114,6 +114,15 @@ async def test_what_a_batch_logged_comes_in_the_order_of_its_rows(queue: sitq.Ta
         await batch.metrics(prefix=None)  # type: ignore[arg-type]  # what is wrong
 
 
+async def test_what_several_batches_logged_comes_batch_by_batch(queue: sitq.TaskQueue) -> None:
+    async with sitq.Worker(queue.backend):
+        batches = [await queue.map(train, [0.1, 0.2]) for _ in range(2)]
+        for batch in batches:
+            await batch.wait()
+    told = (await queue.metrics())["task_id"].drop_duplicates().tolist()
+    assert told == [*batches[0][:], *batches[1][:]]
+
+
 @pytest.mark.parametrize(
     ("metrics", "why"),
     [
