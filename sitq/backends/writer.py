@@ -197,11 +197,7 @@ class Writer:
             units: list[Unit[Any, Any]] = []
             if self._inbox.wait(self._until_next(idle_at), units):
                 idle_at = time.monotonic() + IDLE_S
-                try:
-                    self._commit(connection, units)
-                except Exception as error:  # no error may end the thread: every later caller would wait for ever
-                    log.exception("sitq: the writer met an unexpected error")
-                    self._settle([(unit, None, error) for unit in units])
+                self._commit(connection, units)
                 if self._log.is_long():
                     with self.transactions.lock:  # its writers were told, and nobody else writes here
                         self._log.copy_back(connection)
@@ -249,7 +245,14 @@ class Writer:
             log.warning("sitq: the database could not be tidied up: %s", error)
 
     def _commit(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]], careful: bool = False) -> None:
-        """Write a group, and tell its callers."""
+        """Write a group, and tell its callers, also those whose units came while it waited."""
+        try:
+            self._write(connection, units, careful)
+        except Exception as error:  # no error may end the thread: every later caller would wait for ever
+            log.exception("sitq: the writer met an unexpected error")
+            self._settle([(unit, None, error) for unit in units])
+
+    def _write(self, connection: sqlite3.Connection, units: list[Unit[Any, Any]], careful: bool) -> None:
         with self.transactions.lock:
             if not self._begin_patiently(connection, units):
                 return
@@ -261,7 +264,7 @@ class Writer:
                     connection,
                     [(operation, [u.argument for u in same]) for operation, same in groups],
                     careful,
-                    CLOSING_S if self._inbox.closed else PATIENCE_S,
+                    self._patience_s,
                 )
             except Exception as error:
                 failure = error
@@ -304,7 +307,7 @@ class Writer:
             late = [u for u in units if now - u.since > self._patience(u)]
             if late:
                 locked = BackendLocked(
-                    f"another program kept the database locked for {PATIENCE_S:.0f} s; nothing was written."
+                    f"another program kept the database locked for {self._patience_s:g} s; nothing was written."
                     " Close it, or try again"
                 )
                 self._settle([(unit, None, locked) for unit in late])
@@ -313,9 +316,11 @@ class Writer:
         return False
 
     def _patience(self, unit: Unit[Any, Any]) -> float:
-        if self._inbox.closed:
-            return CLOSING_S
-        return math.inf if unit.patient else PATIENCE_S
+        return math.inf if unit.patient and not self._inbox.closed else self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        return CLOSING_S if self._inbox.closed else PATIENCE_S
 
     def _settle(self, outcomes: list[Settled]) -> None:
         outcomes = [outcome for outcome in outcomes if not outcome[0].settled]

@@ -322,6 +322,37 @@ async def test_the_patience_of_users_ends_while_results_wait_on(
     assert store.rows() == [1]
 
 
+def test_an_error_that_nobody_expects_reaches_those_whose_units_came_while_it_waited(
+    store: Store, locker: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begins, released, late = writer_module.begin, 0, threading.Event(), ThreadFuture[Any]()
+
+    def begin(connection: sqlite3.Connection) -> None:
+        nonlocal begins
+        begins += released.is_set()
+        if begins == 2:  # the group has failed, and the first unit is about to run alone
+            store.writer.post(0, insert, 7, to=late)
+            busy = sqlite3.OperationalError("database is locked")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        if begins > 2:
+            raise RuntimeError("nobody expects it")
+        real(connection)
+
+    monkeypatch.setattr(writer_module, "begin", begin)
+    locker.execute("BEGIN IMMEDIATE")
+    group = [store.post(explode, ValueError("no")), store.post(insert, 1)]
+    while store.writer._inbox._units.qsize():
+        time.sleep(0.001)
+    released.set()
+    locker.execute("ROLLBACK")
+    for to in (*group, late):
+        with pytest.raises(RuntimeError, match="nobody expects it"):
+            to.result(FIVE_S)
+    monkeypatch.setattr(writer_module, "begin", real)
+    assert store.post(insert, 2).result(FIVE_S) == 2
+
+
 def test_closing_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     store = Store(tmp_path / "t.db")
     locker = sqlite3.connect(store.path, isolation_level=None)
@@ -330,7 +361,7 @@ def test_closing_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     store.writer.stop()
     assert store.writer.join(FIVE_S)
     for to in waiting:
-        with pytest.raises(BackendLocked):
+        with pytest.raises(BackendLocked, match=r"locked for 0\.7 s"):
             to.result(0)
     locker.close()
     with pytest.raises(QueueClosed):
