@@ -15,10 +15,10 @@ demo: .venv/.stamp-demo  ## run the parameter sweep, print its table, write buil
 lab: .venv/.stamp-demo  ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(IN_NOTEBOOKS)
 
-# Files start in their order: the long ones, of browsers and notebooks, are first, and many short ones level the end.
+# Tests wait more than they compute. Files start in their order: the long ones, of browsers and notebooks, first.
 test: .venv/.stamp-dev .venv-ipykernel6/.stamp-nbval  ## run every test: units, faults, notebooks, browser
 	tools/get_chromium.sh
-	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 lint: .venv/.stamp-dev  ## check style and formatting
