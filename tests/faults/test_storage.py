@@ -746,13 +746,14 @@ async def test_a_forked_child_is_told_and_the_parent_goes_on(path: Path) -> None
 FORK_ANEW = """
 import asyncio, atexit, glob, os, sys, threading
 import sitq
-from sitq.backends import guard
+from sitq.backends import guard, writer
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import ForkedQueue
 from tests.storage import new_tasks
 from tests.unit.test_guard import locked
 
 folder, KEY = sys.argv[1], "a key for these tests"
+writer.IDLE_S = 600  # no writer tidies up just when this forks: SQLite's own locks would never come free in a child
 open_, closed, other, gone, moved, opening = (
     os.path.join(folder, f"{name}.db") for name in ("open", "closed", "other", "gone", "moved", "opening")
 )
@@ -822,7 +823,7 @@ async def main():
     acquire = guard.acquire
     guard.acquire = lambda *given: (half.set(), go_on.wait(), acquire(*given))[2]
     half_open = asyncio.create_task(SQLiteBackend(opening, key=KEY).open())
-    await asyncio.to_thread(half.wait)  # no thread is inside SQLite: its own locks would never come free in a child
+    await asyncio.to_thread(half.wait)  # … and no thread is inside SQLite
     told = [forked(backends, depth=1)]  # a grandchild
     go_on.set()
     await half_open
